@@ -1,0 +1,5 @@
+"""`python -m vireid`."""
+
+from vireid.cli import main
+
+main()

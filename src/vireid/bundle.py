@@ -1,0 +1,97 @@
+"""The portable model file: one `.safetensors` file whose metadata says all that is needed to use it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from vireid import __version__
+from vireid.errors import InputError
+from vireid.files import replacing
+from vireid.methods import Method, build, describe
+from vireid.nn import BackboneOptions
+from vireid.options import Options
+
+METADATA_KEY = "vireid"
+
+
+class BundleCard(Options):
+    """What a bundle knows about itself: how to rebuild the network, how to feed it, where it comes from."""
+
+    method: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    backbone: BackboneOptions = BackboneOptions()
+    num_classes: int = Field(gt=0)
+    image_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    training_data: str = Field(description="data set and split, `synthetic` named as such")
+    label_map: str = Field("", description="digest of the training identities")
+    epochs: int = 0
+    seed: int = 0
+    metrics: dict[str, float] = Field(default_factory=dict)
+    selection: str = Field("last", description="last, or best and on what")
+    commit: str = ""
+    license: str = "the terms of the training data apply to these weights"
+    limits: str = (
+        "Ranks candidates by the similarity of clothing and build; it does not identify a person. Accuracy falls with "
+        "occlusion, poor light, unseen cameras and changed clothes. A person must check every candidate."
+    )
+    version: str = __version__
+
+
+def save_bundle(path: Path, method: Method, card: BundleCard, dtype: torch.dtype = torch.float32) -> None:
+    """Write a method without its training-only tensors; whole or not at all."""
+    dropped = method.training_only()
+    weights = {
+        name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).detach().cpu().contiguous()
+        for name, tensor in method.state_dict().items()
+        if not name.startswith(dropped)
+    }
+    with replacing(path) as temporary:
+        save_file(weights, temporary, metadata={METADATA_KEY: card.model_dump_json()})
+
+
+def read_card(path: Path) -> BundleCard:
+    """Read a bundle's metadata without its weights.
+
+    Raises:
+        InputError: when the file is missing, torn or not a bundle.
+    """
+    if not path.is_file():
+        raise InputError(f"bundle {path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(METADATA_KEY)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"bundle {path} is damaged or no safetensors file ({error}): copy it again") from error
+    if text is None:
+        raise InputError(f"{path} is a safetensors file without vireid metadata: it is no bundle")
+    try:
+        return BundleCard.model_validate(json.loads(text))
+    except (ValidationError, json.JSONDecodeError) as error:
+        problem = describe(error) if isinstance(error, ValidationError) else str(error)
+        raise InputError(f"bundle {path} was made by another version of vireid ({problem})") from error
+
+
+def load_bundle(path: Path) -> tuple[Method, BundleCard]:
+    """Rebuild a method from a bundle, in eval mode, on the CPU, float32.
+
+    Raises:
+        InputError: when the file is no bundle or its tensors do not fit its method.
+    """
+    card = read_card(path)
+    backbone = card.backbone.model_copy(update={"weights": "none"})
+    method = build(card.method, num_classes=card.num_classes, backbone=backbone, **card.options)
+    weights = load_file(path)
+    missing, unexpected = method.load_state_dict(weights, strict=False)
+    lost = [name for name in missing if not name.startswith(method.training_only())]
+    if lost or unexpected:
+        raise InputError(f"bundle {path} does not fit method {card.method}: tensor {(lost + unexpected)[0]}")
+    return method.eval(), card

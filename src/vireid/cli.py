@@ -1,0 +1,283 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from vireid.errors import InputError
+
+app = typer.Typer(
+    help="Visible-infrared person re-identification: nine methods, exact protocols, a searchable gallery.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Look at data sets.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+console = Console(stderr=False)
+
+Root = Annotated[Path | None, typer.Option("--root", help="folder of the data set, as distributed")]
+DataOption = Annotated[str, typer.Option("--data", help="data set: see `vireid data list`")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="key=value, such as backbone.weights=none")]
+
+
+def main() -> None:
+    """Run the command line; a user's mistake prints one sentence and exits with code 2."""
+    try:
+        app()
+    except InputError as error:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"[red]error:[/red] {_escape(str(error))}")
+        sys.exit(2)
+
+
+@app.command()
+def methods() -> None:
+    """List the methods and the recipes that ship.
+
+    Example: `vireid methods`
+    """
+    from vireid.methods import METHODS
+    from vireid.recipe import packaged_recipes
+
+    table = Table("method", "what it is", "recipes")
+    for name, method in sorted(METHODS.items()):
+        table.add_row(name, (method.__doc__ or "").splitlines()[0], ", ".join(packaged_recipes(name)))
+    console.print(table)
+
+
+@app.command()
+def doctor(root: Annotated[list[Path] | None, typer.Option("--root", help="data folders to look at")] = None) -> None:
+    """Show versions, devices, precision, weights found and data roots.
+
+    Example: `vireid doctor --root /data/SYSU-MM01`
+    """
+    from vireid.doctor import examine
+
+    table = Table("check", "finding", "")
+    healthy = True
+    for finding in examine(root or []):
+        table.add_row(finding.name, finding.value, "[green]ok[/green]" if finding.ok else "[red]mend[/red]")
+        healthy = healthy and finding.ok
+    console.print(table)
+    raise typer.Exit(0 if healthy else 1)
+
+
+@app.command()
+def synth(
+    out: Annotated[Path, typer.Option("--out", help="folder to write")],
+    preset: Annotated[str, typer.Option(help="difficulty and counts: demo, synthetic-v1, synthetic-hard")] = "demo",
+    layout: Annotated[str, typer.Option(help="manifest, sysu_mm01, regdb or llcm")] = "manifest",
+    ids: Annotated[int | None, typer.Option(help="number of identities; default: the preset's")] = None,
+    seed: Annotated[int | None, typer.Option(help="default: the preset's")] = None,
+    workers: Annotated[int | None, typer.Option(help="processes; default: all cores")] = None,
+) -> None:
+    """Render a synthetic data set: pedestrians seen by colour, near-infrared and thermal cameras.
+
+    Example: `vireid synth --out data/demo --preset demo`
+    """
+    from vireid.synth import write_dataset
+
+    write_dataset(out, layout=layout, preset=preset, ids=ids, seed=seed, workers=workers, console=console)
+    console.print(f"wrote {out}")
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """List the data sets, how to get each and its terms.
+
+    Example: `vireid data list`
+    """
+    from vireid.data import DATA_SETS
+
+    table = Table("name", "data set", "how to get it", "terms", "protocols")
+    for name, info in DATA_SETS.items():
+        table.add_row(name, info.title, info.access, info.terms, ", ".join(info.protocols))
+    console.print(table)
+
+
+@data_app.command("check")
+def data_check(
+    name: Annotated[str, typer.Argument(help="data set")],
+    root: Annotated[Path, typer.Option("--root", help="its folder")],
+    decode: Annotated[bool, typer.Option(help="also decode every image")] = False,
+    strict: Annotated[bool, typer.Option(help="compare with the published counts")] = True,
+) -> None:
+    """Verify a data set's tree against its published counts; exit code 1 when something differs.
+
+    Example: `vireid data check sysu_mm01 --root /data/SYSU-MM01 --decode`
+    """
+    from vireid.data.check import inspect
+
+    with _progress("decoding") as progress:
+        result = inspect(name, root, strict=strict, decode=decode, progress=progress)
+    table = Table(*map(str, result.summary.columns))
+    for row in result.summary.itertuples(index=False):
+        table.add_row(*map(str, row))
+    console.print(table)
+    for finding in result.findings:
+        console.print(f"[red]differs:[/red] {_escape(finding)}")
+    if result.findings:
+        raise typer.Exit(1)
+    console.print(f"[green]{name} at {root} is complete[/green]")
+
+
+@app.command()
+def train(
+    method: Annotated[str | None, typer.Argument(help="see `vireid methods`")] = None,
+    data: DataOption = "synthetic",
+    root: Root = None,
+    recipe: Annotated[Path | None, typer.Option(help="YAML file; default: the shipped recipe")] = None,
+    override: Overrides = None,
+    out: Annotated[Path | None, typer.Option("--out", help="run folder; default: runs/DATA-METHOD-SEED")] = None,
+    resume: Annotated[Path | None, typer.Option(help="run folder to go on with")] = None,
+    devices: Annotated[int, typer.Option(help="GPUs or CPU processes a node")] = 1,
+    num_nodes: Annotated[int, typer.Option(help="machines")] = 1,
+) -> None:
+    """Train a method, or go on with a run.
+
+    Examples: `vireid train agw --data sysu_mm01 --root /data/SYSU-MM01`,
+    `vireid train agw --root data/demo --set options.wrt=exact --set epochs=20`, `vireid train --resume runs/demo`
+    """
+    from vireid import training
+    from vireid.recipe import load_recipe, packaged_recipe
+
+    if resume is not None:
+        bundle = training.resume(resume, console=console, devices=devices, num_nodes=num_nodes)
+    else:
+        if method is None:
+            raise InputError("name a method, such as vireid train agw, or pass --resume RUN")
+        source = recipe or packaged_recipe(method, data)
+        fixed = [f"method={method}", f"data.name={data}", *([f"data.root={json.dumps(str(root))}"] if root else [])]
+        resolved = load_recipe(source, [*fixed, *(override or [])])
+        run = out or Path("runs") / f"{data}-{method}-{resolved.seed}"
+        bundle = training.train(resolved, run, console=console, devices=devices, num_nodes=num_nodes)
+    console.print(f"bundle: {bundle}\nnext: vireid report {bundle.parent}")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="run folder or bundle")],
+    data: DataOption = "synthetic",
+    root: Root = None,
+    protocol: Annotated[list[str] | None, typer.Option(help="preset; default: the data set's first")] = None,
+    query: Annotated[str | None, typer.Option(help="modality that asks, for your own data")] = None,
+    gallery: Annotated[str | None, typer.Option(help="modality that is searched, for your own data")] = None,
+    feature: Annotated[str, typer.Option(help="which feature of the method")] = "global",
+    flip: Annotated[bool, typer.Option(help="average each image with its mirror image")] = False,
+    rerank: Annotated[str | None, typer.Option(help="k-reciprocal")] = None,
+    options: Annotated[list[str] | None, typer.Option("--option", help="loader option, such as trial=3")] = None,
+    select: Annotated[str, typer.Option(help="which bundle of a run: last or best")] = "last",
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the result here")] = None,
+    format: Annotated[str, typer.Option("--format", help="console, latex or markdown")] = "console",
+) -> None:
+    """Evaluate by a published protocol.
+
+    Examples: `vireid evaluate runs/sysu --data sysu_mm01 --root /data/SYSU-MM01 --protocol sysu-all`,
+    `vireid evaluate best.safetensors --data manifest --root crops --query infrared --gallery visible --json out.json`
+    """
+    from vireid.evaluation.command import EvaluateRequest, run_evaluation
+    from vireid.evaluation.tables import render
+
+    request = EvaluateRequest(
+        model=model,
+        data=data,
+        root=root,
+        protocols=tuple(protocol or ()),
+        query=query,
+        gallery=gallery,
+        feature=feature,
+        flip=flip,
+        rerank=rerank,
+        options=tuple(options or ()),
+        select=select,
+    )
+    with _progress("embedding") as progress:
+        results = run_evaluation(request, progress)
+    if json_file is not None:
+        from vireid.evaluation.tables import write_json
+
+        write_json(json_file, results)
+    console.print(render(results, format), soft_wrap=format != "console")
+
+
+@app.command()
+def embed(
+    bundle: Annotated[Path, typer.Argument(help="bundle")],
+    images: Annotated[list[Path], typer.Argument(help="image files or folders")],
+    out: Annotated[Path, typer.Option("--out", help="Parquet file: path and embedding")],
+    modality: Annotated[str, typer.Option(help="visible or infrared")] = "infrared",
+    batch_size: Annotated[int, typer.Option(help="images a forward pass")] = 64,
+) -> None:
+    """Embed images into L2-normalised vectors; unreadable files are listed and skipped.
+
+    Example: `vireid embed best.safetensors night/ --modality infrared --out night.parquet`
+    """
+    from vireid.embed import embed_files
+
+    with _progress("embedding") as progress:
+        done, bad = embed_files(bundle, images, modality, out, batch_size, progress)
+    for reason in bad:
+        console.print(f"[yellow]skipped:[/yellow] {_escape(reason)}")
+    console.print(f"{done} embeddings in {out}, {len(bad)} files skipped")
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="run folder")],
+    out: Annotated[Path | None, typer.Option("--out", help="HTML file; default: RUN/report.html")] = None,
+) -> None:
+    """Write one self-contained HTML page: metrics, curves, ranked strips, embeddings, losses.
+
+    Example: `vireid report runs/demo`
+    """
+    from vireid.report import write_report
+
+    target = out or run / "report.html"
+    with _progress("embedding") as progress:
+        write_report(run, target, progress)
+    console.print(f"report: {target}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="folder for data, run and report")] = Path("demo"),
+    fast: Annotated[bool, typer.Option(help="two tiny epochs, to see that everything runs")] = False,
+) -> None:
+    """Make synthetic people, train AGW on them, evaluate both directions and write a report, in minutes on a CPU.
+
+    Example: `vireid demo`
+    """
+    from vireid.demo import run_demo
+
+    run_demo(out, fast=fast, console=console)
+
+
+@contextmanager
+def _progress(text: str) -> Iterator[Callable[[int, int], None]]:
+    columns = (TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(text, total=None, visible=False)
+
+        def advance(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total, visible=True)
+
+        yield advance
+
+
+def _escape(text: Any) -> str:
+    return str(text).replace("[", "\\[")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Compare a data set on disk with what was published about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image
+
+from vireid.data import find_dataset, open_dataset
+from vireid.data.findings import Finding, count_findings, missing_files, repeated_paths, unknown_cameras
+from vireid.data.info import DataSetInfo
+from vireid.records import Records
+
+Progress = Callable[[int, int], None]
+"""Called with (images done, images in all)."""
+
+
+@dataclass(frozen=True, eq=False)
+class CheckReport:
+    """The outcome of a check.
+
+    Attributes:
+        records: the table that was checked.
+        findings: what is not as it should be; empty when all is well.
+        summary: images and identities per split, modality and camera.
+    """
+
+    records: Records
+    findings: list[Finding]
+    summary: pd.DataFrame
+
+
+def inspect(
+    name: str, root: str | Path, *, strict: bool = True, decode: bool = False, progress: Progress | None = None
+) -> CheckReport:
+    """Read a data set and list everything that differs from its publication.
+
+    Args:
+        name: a name in `vireid.data.DATA_SETS`.
+        root: its folder.
+        strict: compare with the published counts; False for a subset or a generated tree.
+        decode: also decode every image and name the broken ones.
+        progress: called after every 1,024 images decoded.
+
+    Raises:
+        InputError: when the tree cannot be read at all.
+    """
+    info = find_dataset(name)
+    records = open_dataset(name, root, **dict(info.check_options))
+    findings = [finding for finding in _findings(info, records) if strict or not finding.published]
+    if decode:
+        findings += broken_images(records, progress)
+    return CheckReport(records, findings, summary(records))
+
+
+def check(name: str, root: str | Path, strict: bool = True) -> list[Finding]:
+    """Return the findings of `inspect` without decoding images."""
+    return inspect(name, root, strict=strict).findings
+
+
+def _findings(info: DataSetInfo, records: Records) -> Iterator[Finding]:
+    yield from count_findings(records, info.counts)
+    yield from missing_files(records, info.title)
+    yield from repeated_paths(records)
+    if info.cameras:
+        yield from unknown_cameras(records, info.cameras)
+    yield from info.audit(records)
+
+
+def summary(records: Records) -> pd.DataFrame:
+    """Count images and identities: columns split, modality, camid, images, identities, one row each part."""
+    groups = records.to_frame().groupby(["split", "modality", "camid"], sort=True)["pid"]
+    return groups.agg(images="size", identities="nunique").reset_index()
+
+
+def broken_images(records: Records, progress: Progress | None = None, block: int = 1024) -> Iterator[Finding]:
+    """Decode every image on all cores and find those that cannot be; progress is told after each block."""
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(records), block):
+            rows = range(start, min(start + block, len(records)))
+            for row, fault in zip(rows, pool.map(_decoding_fault, map(records.absolute, rows)), strict=True):
+                if fault:
+                    yield Finding(str(records.path[row]), "an image that decodes", fault, str(records.root))
+            if progress is not None:
+                progress(rows.stop, len(records))
+
+
+def _decoding_fault(path: Path) -> str:
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return f"none ({error})"
+    return ""

@@ -1,0 +1,137 @@
+"""Training data for Lightning: label map, cache, identity batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from vireid.data.images import CachedImages, DecodedImages, ImageSource, Progress
+from vireid.data.sampler import epoch_batches, steps_per_epoch
+from vireid.errors import InputError
+from vireid.recipe import Recipe
+from vireid.records import Batch, LabelMap, Modality, Records
+
+
+class ImageBatches(Dataset[Batch]):
+    """Maps lists of rows to uint8 batches, channels last in memory.
+
+    Args:
+        records: N images.
+        source: their pixels.
+        labels: (N,) what becomes `Batch.pid`.
+    """
+
+    def __init__(self, records: Records, source: ImageSource, labels: NDArray[np.int64]) -> None:
+        self.records, self.source, self.labels = records, source, labels
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitems__(self, rows: list[int]) -> Batch:
+        """Return the batch of these rows, in this order."""
+        index = np.asarray(rows)
+        pixels, sizes = self.source.read(index)
+        return Batch(
+            images=torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2),
+            modality=torch.from_numpy(self.records.modality[index]),
+            pid=torch.from_numpy(self.labels[index]),
+            camid=torch.from_numpy(self.records.camid[index]),
+            view=torch.zeros(len(index), dtype=torch.int64),
+            keypoints=self._keypoints(index, sizes, pixels.shape[1:3]),
+        )
+
+    def _keypoints(
+        self, index: NDArray[np.int64], sizes: NDArray[np.int32], size: tuple[int, ...]
+    ) -> torch.Tensor | None:
+        if self.records.keypoints is None:
+            return None
+        points = torch.from_numpy(self.records.keypoints[index].copy())
+        scale = torch.tensor(size[::-1]) / torch.from_numpy(sizes[:, ::-1].copy())
+        points[..., :2] = (points[..., :2] + 0.5) * scale[:, None, :] - 0.5
+        return points
+
+
+def image_source(records: Records, size: tuple[int, int], cache: bool, progress: Progress | None = None) -> ImageSource:
+    """Return cached or freshly decoded pixels of a table of images."""
+    return CachedImages(records, size, progress) if cache else DecodedImages(records, size)
+
+
+def loader(dataset: ImageBatches, batches: list[list[int]], workers: int = 0) -> DataLoader[Batch]:
+    """Return a loader that yields exactly these batches, in this order."""
+    return DataLoader(dataset, batch_sampler=batches, collate_fn=_as_is, num_workers=workers)
+
+
+def _as_is(batch: Any) -> Batch:
+    return batch
+
+
+class TrainingData(LightningDataModule):
+    """The training split of a data set, batched by identity.
+
+    Attributes:
+        records: the training rows.
+        label_map: contiguous labels of the sorted identities.
+        steps: batches an epoch.
+    """
+
+    def __init__(self, recipe: Recipe, records: Records, progress: Progress | None = None) -> None:
+        super().__init__()
+        self.recipe = recipe
+        train = records.where(split="train")
+        if not len(train):
+            raise InputError(f"data set {recipe.data.name} at {records.root} has no training images")
+        self.records = thin(train, recipe)
+        self.label_map = LabelMap.of(self.records.pid)
+        self.labels = self.label_map.labels(self.records.pid)
+        self.steps = steps_per_epoch(self.records.modality, recipe.sampling)
+        self._progress = progress
+        self._dataset: ImageBatches | None = None
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the pixels (makes the cache on first use)."""
+        source = image_source(self.records, self.recipe.data.image_size, self.recipe.data.cache, self._progress)
+        self._dataset = ImageBatches(self.records, source, self.labels)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Return the loader of the trainer's current epoch."""
+        assert self._dataset is not None
+        trainer = self.trainer
+        batches = epoch_batches(
+            self.labels,
+            self.records.modality,
+            self.recipe.sampling,
+            seed=self.recipe.seed,
+            epoch=trainer.current_epoch if trainer else 0,
+            rank=trainer.global_rank if trainer else 0,
+            world_size=trainer.world_size if trainer else 1,
+        )
+        return loader(self._dataset, [b.tolist() for b in batches], self.recipe.data.workers)
+
+
+def thin(records: Records, recipe: Recipe) -> Records:
+    """Keep a share of each identity's images of a modality, at least one (MAUM's imbalance experiment)."""
+    shares = {Modality.VISIBLE: recipe.data.keep_visible, Modality.INFRARED: recipe.data.keep_infrared}
+    if all(share == 1 for share in shares.values()):
+        return records
+    rng = np.random.default_rng(recipe.seed)
+    kept = []
+    for pid in np.unique(records.pid):
+        for modality, share in shares.items():
+            rows = np.flatnonzero((records.pid == pid) & (records.modality == modality))
+            if len(rows):
+                kept.append(rng.permutation(rows)[: max(1, round(share * len(rows)))])
+    return records.take(np.sort(np.concatenate(kept)))
+
+
+def describe_split(records: Records) -> str:
+    """Return one line: identities, visible and infrared images, cameras."""
+    visible, infrared = (int((records.modality == m).sum()) for m in Modality)
+    return (
+        f"{len(np.unique(records.pid))} identities, {visible} visible + {infrared} infrared images, "
+        f"cameras {', '.join(map(str, np.unique(records.camid)))}"
+    )

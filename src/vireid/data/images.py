@@ -1,0 +1,159 @@
+"""Decoding, resizing, and the memory-mapped cache of decoded images."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from vireid.errors import InputError
+from vireid.records import Records
+
+Pixels = NDArray[np.uint8]
+Progress = Callable[[int, int], None]
+"""Called with (images done, images in all)."""
+
+CACHE_FORMAT = "rgb-lanczos-1"
+
+
+def fit(image: Image.Image, size: tuple[int, int]) -> Pixels:
+    """Return an image as (H, W, 3) uint8, Lanczos-resized to `size` = (H, W); grey becomes three equal channels."""
+    height, width = size
+    rgb = image.convert("RGB")
+    if rgb.size != (width, height):
+        rgb = rgb.resize((width, height), Image.Resampling.LANCZOS)
+    return np.asarray(rgb)
+
+
+def decode(path: Path, size: tuple[int, int]) -> tuple[Pixels, tuple[int, int]]:
+    """Read one image file.
+
+    Returns:
+        pixels (H, W, 3) at `size`, and the file's own (height, width).
+
+    Raises:
+        InputError: for a missing, truncated or foreign file, naming it.
+    """
+    try:
+        with Image.open(path) as image:
+            original = (image.height, image.width)
+            return fit(image, size), original
+    except FileNotFoundError as error:
+        raise InputError(f"image {path} is missing: restore it or take its row out of the data set") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"image {path} cannot be decoded ({error}): replace it or take its row out") from error
+
+
+class ImageSource(Protocol):
+    """Where a loader gets pixels from."""
+
+    def read(self, rows: ArrayLike) -> tuple[Pixels, NDArray[np.int32]]:
+        """Return pixels (n, H, W, 3) and original (height, width) pairs (n, 2) of rows (n,)."""
+        ...
+
+
+class DecodedImages:
+    """Decodes on every read; for data sets too large to cache."""
+
+    def __init__(self, records: Records, size: tuple[int, int]) -> None:
+        self.records, self.size = records, size
+
+    def read(self, rows: ArrayLike) -> tuple[Pixels, NDArray[np.int32]]:
+        """See `ImageSource`."""
+        decoded = [decode(self.records.absolute(int(row)), self.size) for row in np.asarray(rows)]
+        return np.stack([pixels for pixels, _ in decoded]), np.array([size for _, size in decoded], dtype=np.int32)
+
+
+class CachedImages:
+    """Decoded images in one memory-mapped file, made on first use.
+
+    The file's name is a hash of all that its content depends on: format, size, every path with its byte count and
+    modification time. It lies in `$VIREID_CACHE` or `~/.cache/vireid`; it is a copy of the data set and falls
+    under the data set's terms.
+    """
+
+    def __init__(self, records: Records, size: tuple[int, int], progress: Progress | None = None) -> None:
+        folder = cache_folder() / cache_key(records, size)
+        if not folder.is_dir():
+            _build(records, size, folder, progress)
+        self.pixels: Pixels = np.load(folder / "pixels.npy", mmap_mode="r")
+        self.sizes: NDArray[np.int32] = np.load(folder / "sizes.npy")
+
+    def read(self, rows: ArrayLike) -> tuple[Pixels, NDArray[np.int32]]:
+        """See `ImageSource`."""
+        chosen = np.asarray(rows)
+        return self.pixels[chosen], self.sizes[chosen]
+
+
+def cache_folder() -> Path:
+    """Return the folder of all caches."""
+    return Path(os.environ.get("VIREID_CACHE") or Path.home() / ".cache" / "vireid")
+
+
+def cache_key(records: Records, size: tuple[int, int]) -> str:
+    """Hash everything that the decoded pixels depend on.
+
+    Raises:
+        InputError: naming the first image file that is missing.
+    """
+    digest = hashlib.sha256(f"{CACHE_FORMAT} {size} {records.root.resolve()}".encode())
+    for row, path in enumerate(records.path):
+        try:
+            status = records.absolute(row).stat()
+        except OSError as error:
+            raise InputError(
+                f"image {records.absolute(row)} is missing: restore it or take its row out of the data set"
+            ) from error
+        digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:32]
+
+
+def _build(records: Records, size: tuple[int, int], folder: Path, progress: Progress | None) -> None:
+    height, width = size
+    shape = (len(records), height, width, 3)
+    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        _require_space(temporary, int(np.prod(shape)))
+        pixels = np.lib.format.open_memmap(temporary / "pixels.npy", mode="w+", dtype=np.uint8, shape=shape)
+        sizes = np.zeros((len(records), 2), dtype=np.int32)
+
+        def fill(row: int) -> None:
+            pixels[row], sizes[row] = decode(records.absolute(row), size)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for done, _ in enumerate(pool.map(fill, range(len(records))), start=1):
+                if progress is not None:
+                    progress(done, len(records))
+        pixels.flush()
+        np.save(temporary / "sizes.npy", sizes)
+        _publish(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _publish(temporary: Path, folder: Path) -> None:
+    try:
+        temporary.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        shutil.rmtree(temporary)  # another process was first with the same content
+
+
+def _require_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"the image cache needs {needed / 1e9:.1f} GB in {folder.parent} and {free / 1e9:.1f} GB are free: "
+            "set VIREID_CACHE to a larger disk or pass --set data.cache=false"
+        )

@@ -1,0 +1,45 @@
+"""What the toolbox knows about a data set besides its images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from vireid.data.findings import Count, Finding
+from vireid.records import Records
+
+
+def no_further_checks(records: Records) -> Iterator[Finding]:
+    """Find nothing: the audit of a data set that the common checks cover."""
+    yield from ()
+
+
+@dataclass(frozen=True)
+class DataSetInfo:
+    """A data set: how to read it, whom to ask for it, and what should be in it.
+
+    Attributes:
+        name: as in `--data NAME`.
+        title: as papers write it.
+        load: `load(root, **options) -> Records`.
+        access: half a sentence that completes "to get the data, …".
+        terms: what the owners allow.
+        protocols: names of the evaluation presets, the default first.
+        image_size: (height, width) that published results use.
+        counts: published counts of the table that `load(root, **check_options)` gives.
+        cameras: every camera number; empty where any number may occur.
+        check_options: options under which `counts` holds.
+        audit: checks of this data set alone.
+    """
+
+    name: str
+    title: str
+    load: Callable[..., Records]
+    access: str
+    terms: str
+    protocols: tuple[str, ...]
+    image_size: tuple[int, int]
+    counts: tuple[Count, ...] = ()
+    cameras: tuple[int, ...] = ()
+    check_options: tuple[tuple[str, object], ...] = ()
+    audit: Callable[[Records], Iterator[Finding]] = no_further_checks

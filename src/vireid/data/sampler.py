@@ -1,0 +1,128 @@
+"""Identity-balanced batches, a pure function of (seed, epoch)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from vireid.errors import InputError
+from vireid.options import Options
+from vireid.records import Modality
+
+Indices = NDArray[np.int64]
+
+
+class Sampling(Options):
+    """How a batch is drawn.
+
+    `cross`: P identities, for each `visible` and `infrared` images with replacement, visible rows first (AGW's
+    cross-modality sampler). `single`: P identities x `visible` images of any modality, every image at most once an
+    epoch (the survey's single-modality sampler).
+    """
+
+    kind: Literal["cross", "single"] = "cross"
+    identities: int = Field(8, gt=0, description="P, over all devices")
+    visible: int = Field(4, ge=0, description="images an identity; the K of `single`")
+    infrared: int = Field(4, ge=0, description="images an identity")
+    steps: int | None = Field(None, gt=0, description="batches an epoch; default: what the papers use")
+
+
+def epoch_batches(
+    labels: Indices,
+    modality: Indices,
+    sampling: Sampling,
+    *,
+    seed: int,
+    epoch: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> list[Indices]:
+    """Return the row indices of every batch of one epoch on one rank.
+
+    All ranks draw the same global batches and keep their own identities, so identities are disjoint between ranks
+    and the union over ranks does not depend on their number.
+
+    Args:
+        labels: (N,) contiguous training labels.
+        modality: (N,) modalities.
+        sampling: how to draw.
+        seed, epoch: what the draw depends on.
+        rank, world_size: this process and the number of them.
+
+    Raises:
+        InputError: when there are too few identities, or P cannot be divided over the ranks.
+    """
+    if sampling.identities % world_size:
+        raise InputError(
+            f"sampling.identities={sampling.identities} cannot be divided over {world_size} devices: use a multiple"
+        )
+    rng = np.random.default_rng((seed, epoch))
+    draw = _cross_batches if sampling.kind == "cross" else _single_batches
+    mine = slice(rank, None, world_size)
+    return [np.concatenate([part[mine].ravel() for part in parts]) for parts in draw(labels, modality, sampling, rng)]
+
+
+def steps_per_epoch(modality: Indices, sampling: Sampling) -> int:
+    """Return T = floor(max over modalities of N_m / (P K_m)) + 1, the papers' epoch length."""
+    if sampling.steps is not None:
+        return sampling.steps
+    images = {Modality.VISIBLE: sampling.visible, Modality.INFRARED: sampling.infrared}
+    return 1 + max(int((modality == m).sum()) // (sampling.identities * count) for m, count in images.items() if count)
+
+
+def _cross_batches(
+    labels: Indices, modality: Indices, sampling: Sampling, rng: np.random.Generator
+) -> list[list[Indices]]:
+    wanted = [(m, k) for m, k in ((Modality.VISIBLE, sampling.visible), (Modality.INFRARED, sampling.infrared)) if k]
+    tables = [(_rows_by_label(labels, modality == m), k) for m, k in wanted]
+    usable = np.flatnonzero(np.all([counts > 0 for (_, _, counts), _ in tables], axis=0))
+    _require_identities(len(usable), sampling.identities, "images in every sampled modality")
+    batches: list[list[Indices]] = []
+    for _ in range(steps_per_epoch(modality, sampling)):
+        chosen = rng.permutation(usable)[: sampling.identities]
+        parts = []
+        for (rows, starts, counts), k in tables:
+            pick = rng.integers(counts[chosen][:, None], size=(len(chosen), k))
+            parts.append(rows[starts[chosen][:, None] + pick])
+        batches.append(parts)
+    return batches
+
+
+def _single_batches(
+    labels: Indices, modality: Indices, sampling: Sampling, rng: np.random.Generator
+) -> list[list[Indices]]:
+    k = sampling.visible
+    rows, starts, counts = _rows_by_label(labels, np.ones(len(labels), dtype=bool))
+    _require_identities(int((counts > 0).sum()), sampling.identities, "images")
+    groups: list[list[Indices]] = []
+    for start, count in zip(starts, counts, strict=True):
+        own = rng.permutation(rows[start : start + count])
+        if 0 < count < k:
+            own = rng.choice(own, k)
+        groups.append([own[i : i + k] for i in range(0, len(own) - k + 1, k)])
+    batches: list[list[Indices]] = []
+    alive = [label for label, own in enumerate(groups) if own]
+    while len(alive) >= sampling.identities and len(batches) != sampling.steps:
+        chosen = rng.choice(alive, sampling.identities, replace=False)
+        batches.append([np.stack([groups[label].pop() for label in chosen])])
+        alive = [label for label in alive if groups[label]]
+    return batches
+
+
+def _rows_by_label(labels: Indices, keep: NDArray[np.bool_]) -> tuple[Indices, Indices, Indices]:
+    """Return the kept rows grouped by label, where each label's group starts, and its length."""
+    kept = np.flatnonzero(keep)
+    rows = kept[np.argsort(labels[kept], kind="stable")]
+    counts = np.bincount(labels[kept], minlength=int(labels.max()) + 1)
+    return rows, np.cumsum(counts) - counts, counts
+
+
+def _require_identities(found: int, needed: int, what: str) -> None:
+    if found < needed:
+        raise InputError(
+            f"a batch needs sampling.identities={needed} identities with {what} and the training set has {found}: "
+            "lower sampling.identities or add images"
+        )

@@ -1,0 +1,47 @@
+"""The rendered data set of `vireid synth`: a manifest whose images also name their spectrum and their instant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from vireid.data import manifest
+from vireid.errors import InputError
+from vireid.records import Records
+
+SPECTRA = {"nir": ("visible", "nir"), "lwir": ("visible", "lwir"), "both": ("visible", "nir", "lwir")}
+
+
+def load(root: str | Path, *, spectrum: str = "nir") -> Records:
+    """Read visible images and those of one kind of infrared, with keypoints where the folder has them.
+
+    Args:
+        root: folder written by `vireid synth`.
+        spectrum: `nir` (active illumination), `lwir` (thermal) or `both`.
+
+    Raises:
+        InputError: for an unknown spectrum, or a folder that is not a synthetic data set.
+    """
+    if spectrum not in SPECTRA:
+        raise InputError(f"unknown spectrum {spectrum!r}: use {', '.join(SPECTRA)}")
+    records = manifest.load(root)
+    return records.take(_column(records.root, "spectrum").isin(SPECTRA[spectrum]).to_numpy())
+
+
+def instants(records: Records) -> NDArray[np.int64]:
+    """Return (N,) numbers that visible and infrared images of one instant share, -1 for images without a partner."""
+    column = _column(records.root, "pair")
+    return column.loc[records.path].to_numpy(dtype=np.int64)
+
+
+def _column(root: Path, name: str) -> pd.Series:
+    """Read a column of `manifest.csv` that only synthetic data has, indexed by path."""
+    try:
+        return pd.read_csv(root / "manifest.csv", index_col="path", usecols=["path", name])[name]
+    except ValueError:
+        raise InputError(
+            f"{root / 'manifest.csv'} has no column {name}: render the folder with `vireid synth`"
+        ) from None

@@ -1,0 +1,163 @@
+"""From images to features: the one path that training, evaluation and search share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from vireid.bundle import BundleCard, load_bundle
+from vireid.data.augment import flip_keypoints
+from vireid.data.datamodule import ImageBatches, image_source, loader
+from vireid.data.images import Progress, decode, fit
+from vireid.errors import InputError
+from vireid.methods import Features, Method
+from vireid.precision import Precision, choose_precision, default_device
+from vireid.records import Batch, Modality, Records
+
+ImageLike = str | Path | Image.Image | NDArray[np.uint8]
+
+
+class Embedder:
+    """A method ready to use: preprocessing, precision and device included.
+
+    Args:
+        method: in eval mode when it is used.
+        image_size: (H, W) that images are resized to.
+        device: default: CUDA when there is one.
+        card: the bundle's metadata, where the method comes from a bundle.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        image_size: tuple[int, int],
+        device: torch.device | None = None,
+        card: BundleCard | None = None,
+    ) -> None:
+        self.device = device or default_device()
+        self.method = method.to(self.device)
+        self.image_size = image_size
+        self.card = card
+        self.precision: Precision = choose_precision(method, self.device)
+        self.method.to(memory_format=self.precision.memory_format)
+
+    @classmethod
+    def load(cls, path: str | Path, device: torch.device | None = None) -> Embedder:
+        """Open a bundle, see `vireid.load`."""
+        method, card = load_bundle(Path(path))
+        return cls(method, card.image_size, device, card)
+
+    def embed(
+        self, images: Iterable[ImageLike], modality: str | Modality = "infrared", batch_size: int = 64
+    ) -> NDArray[np.float32]:
+        """Return the L2-normalised `global` features (N, D) of images of one modality.
+
+        Args:
+            images: paths, PIL images or (H, W, 3) uint8 arrays, any sizes.
+            modality: the sensor that saw them.
+            batch_size: images a forward pass.
+
+        Raises:
+            InputError: for an image that cannot be read, or an array of another shape or type.
+        """
+        items = list(images)
+        kind = Modality.parse(modality)
+        out = np.zeros((len(items), self.method.embedding_dim), dtype=np.float32)
+        for start in range(0, len(items), batch_size):
+            chunk = items[start : start + batch_size]
+            pixels = np.stack([_pixels(image, self.image_size) for image in chunk])
+            features = self.features(_batch(pixels, kind))
+            out[start : start + len(chunk)] = features["global"].cpu().numpy()
+        return out
+
+    def extract(
+        self,
+        records: Records,
+        *,
+        batch_size: int = 128,
+        flip: bool = False,
+        cache: bool = True,
+        progress: Progress | None = None,
+    ) -> Features:
+        """Return the features of a table of images, on the CPU, rows in the table's order.
+
+        Args:
+            records: N images of any modality.
+            batch_size: images a forward pass.
+            flip: average the features of each image and its mirror image.
+            cache: keep decoded images in the image cache.
+            progress: called with (images done, N).
+        """
+        dataset = ImageBatches(records, image_source(records, self.image_size, cache), records.pid)
+        rows = np.arange(len(records))
+        batches = [rows[i : i + batch_size].tolist() for i in range(0, len(rows), batch_size)]
+        parts: list[Features] = []
+        for index, batch in enumerate(loader(dataset, batches)):
+            parts.append({name: value.cpu() for name, value in self.features(batch, flip).items()})
+            if progress is not None:
+                progress(min((index + 1) * batch_size, len(records)), len(records))
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    @torch.inference_mode()
+    def features(self, batch: Batch, flip: bool = False) -> Features:
+        """Return the method's features of a uint8 batch (N, 3, H, W), on the method's device.
+
+        With `flip`, each feature is the renormalised mean of the unit features of the image and its mirror image
+        (CAJ, section 6 of its test script).
+        """
+        images = self._normalize(batch.images.to(self.device))
+        modality = batch.modality.to(self.device)
+        features = self._forward(images, modality, batch.keypoints)
+        if not flip:
+            return features
+        points = None if batch.keypoints is None else flip_keypoints(batch.keypoints, images.shape[3])
+        mirrored = self._forward(images.flip(3), modality, points)
+        return {name: _mean_direction(value, mirrored[name]) for name, value in features.items()}
+
+    def _forward(self, images: Tensor, modality: Tensor, keypoints: Tensor | None) -> Features:
+        side = {}
+        if "keypoints" in self.method.side_inputs:
+            if keypoints is None:
+                raise InputError("this method needs keypoints and the data set has none: run vireid pose first")
+            side["keypoints"] = keypoints.to(self.device)
+        with self.precision.autocast(self.device):
+            return self.method.features(images, modality, **side)
+
+    def _normalize(self, images: Tensor) -> Tensor:
+        images = images.to(memory_format=self.precision.memory_format).float() / 255
+        mean, std = (images.new_tensor(v).view(1, 3, 1, 1) for v in (self.method.mean, self.method.std))
+        return (images - mean) / std
+
+
+def _mean_direction(a: Tensor, b: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(a + b, dim=1)
+
+
+def _pixels(image: ImageLike, size: tuple[int, int]) -> NDArray[np.uint8]:
+    if isinstance(image, str | Path):
+        return decode(Path(image), size)[0]
+    if isinstance(image, Image.Image):
+        return fit(image, size)
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+        return fit(Image.fromarray(image), size)
+    raise InputError(
+        f"an image of type {type(image).__name__} {getattr(image, 'shape', '')}: "
+        "give a path, a PIL image or an (H, W, 3) uint8 array"
+    )
+
+
+def _batch(pixels: NDArray[np.uint8], modality: Modality) -> Batch:
+    zeros = torch.zeros(len(pixels), dtype=torch.int64)
+    return Batch(
+        images=torch.from_numpy(pixels).permute(0, 3, 1, 2),
+        modality=torch.full_like(zeros, modality),
+        pid=zeros,
+        camid=zeros,
+        view=zeros,
+    )

@@ -1,0 +1,218 @@
+"""k-reciprocal re-ranking (Zhong et al., CVPR 2017), sparse and blockwise.
+
+The published code holds several dense n × n matrices, n = queries + gallery. Here a block of distances
+lives only until its nearest neighbours and row maxima are taken; the weights V (equation 5) are a sparse
+matrix; and the Jaccard distance is summed through an inverted index, item -> gallery rows that weigh it,
+so that only non-zeros are touched. Besides the (Nq, Ng) result, memory is O(n (k1 + D)).
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from vireid.errors import InputError
+from vireid.evaluation.distances import Features, as_features, num_workers
+from vireid.evaluation.scoring import stable_order
+
+_BLOCK_ENTRIES = 2**22
+_DOUBT = 1e-6
+"""Rounding error of a float32 distance, as a share of the two squared norms, with room to spare."""
+
+
+def k_reciprocal_rerank(
+    query: Features, gallery: Features, k1: int = 20, k2: int = 6, lambda_value: float = 0.3
+) -> NDArray[np.float32]:
+    """Return re-ranked distances of (Nq, D) queries to (Ng, D) gallery features.
+
+    Distances are squared Euclidean between the features as given (normalise them first for cosine), each
+    row divided by its maximum. The result depends on the whole query set: it is transductive.
+
+    Args:
+        query: (Nq, D) features.
+        gallery: (Ng, D) features.
+        k1: neighbours of an item, itself not counted.
+        k2: items averaged in the local query expansion, itself counted; 1 leaves it out.
+        lambda_value: weight of the original distance against the Jaccard distance, in [0, 1].
+
+    Returns:
+        (Nq, Ng) float32, d* = (1 - lambda) d_Jaccard + lambda d (equation 12).
+
+    Raises:
+        InputError: on tables of unequal width, empty or NaN features, or parameters out of range.
+    """
+    if k1 < 1 or k2 < 1 or not 0 <= lambda_value <= 1:
+        raise InputError(f"k1={k1}, k2={k2}, lambda={lambda_value}: use k1, k2 >= 1 and lambda in [0, 1]")
+    tables = [as_features(side).cpu().numpy() for side in (query, gallery)]
+    if tables[0].shape[1] != tables[1].shape[1] or not all(map(len, tables)):
+        raise InputError(
+            f"query features {tables[0].shape} and gallery features {tables[1].shape} "
+            "must be non-empty and of one model"
+        )
+    features = np.concatenate(tables)
+    sizes = round(k1 / 2) + 1, k1 + 1, k2
+    neighbours, row_max, result = nearest_neighbours(features, sizes, num_queries=len(tables[0]))
+    weights = reciprocal_weights(features, neighbours[:, : k1 + 1], row_max, k1)
+    weights = expand_locally(weights, neighbours[:, :k2])
+    result *= lambda_value
+    _add_jaccard(result, weights, 1 - lambda_value)
+    return result
+
+
+def nearest_neighbours(
+    features: NDArray[np.float32], sizes: tuple[int, ...], num_queries: int
+) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
+    """Find every item's nearest items, the item itself first, then by (distance, position).
+
+    Distances are made in float32. A row in which they cannot tell who is the last member of a set of one
+    of the `sizes` is ranked again in float64, so that sets are those of the definition.
+
+    Args:
+        features: (n, D) queries followed by gallery.
+        sizes: numbers of neighbours, self included, whose sets will be used.
+        num_queries: rows whose distances to the gallery are kept.
+
+    Returns:
+        (n, min(max(sizes), n)) neighbours, (n,) largest squared distance of each row, and the
+        (num_queries, n - num_queries) distances divided by their row's maximum.
+    """
+    n, count = len(features), min(max(sizes), len(features))
+    exact = features.astype(np.float64)
+    exact_norms = np.einsum("nd,nd->n", exact, exact)
+    norms = exact_norms.astype(np.float32)
+    neighbours, row_max = np.empty((n, count), np.int32), np.empty(n, np.float32)
+    kept = np.empty((num_queries, n - num_queries), np.float32)
+
+    def rank(start: int, block: NDArray[np.float32]) -> None:
+        rows = np.arange(start, start + len(block))
+        block *= -2
+        block += norms
+        block += norms[rows, None]
+        np.maximum(block, 0, out=block)
+        row_max[rows] = block.max(axis=1)
+        if not np.isfinite(row_max[rows]).all():
+            raise InputError("features hold NaN or infinite values: check the model that made them")
+        asked = rows[rows < num_queries]
+        kept[asked] = block[: len(asked), num_queries:] / _nonzero(row_max[asked, None])
+        block[rows - start, rows] = -1
+        neighbours[rows], values = _smallest(block, count)
+        doubtful = rows[_is_close(values, sizes, _DOUBT * (norms[rows] + norms.max()))]
+        again = exact_norms - 2 * (exact[doubtful] @ exact.T)
+        again[np.arange(len(doubtful)), doubtful] = -np.inf
+        neighbours[doubtful] = stable_order(again)[:, :count]
+
+    step = max(32, _BLOCK_ENTRIES // n)
+    with ThreadPoolExecutor(num_workers()) as pool:
+        for start in range(0, n, step):
+            products = features[start : start + step] @ features.T
+            pieces = np.array_split(products, num_workers())
+            starts = start + np.cumsum([0, *map(len, pieces[:-1])])
+            list(pool.map(rank, starts.tolist(), pieces))
+    return neighbours, row_max, kept
+
+
+def _smallest(block: NDArray[np.float32], count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return each row's `count` nearest columns and, one longer where there is one, its ascending values."""
+    taken = min(count + 1, block.shape[1])
+    nearest = np.argpartition(block, taken - 1, axis=1)[:, :taken]
+    values = np.take_along_axis(block, nearest, axis=1)
+    order = np.argsort(values, axis=1)
+    return np.take_along_axis(nearest, order, axis=1)[:, :count], np.take_along_axis(values, order, axis=1)
+
+
+def _is_close(values: NDArray[np.float32], sizes: tuple[int, ...], margin: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return the rows whose last member of some set is no nearer than the first left out, by a margin."""
+    ends = np.array([size for size in sizes if size < values.shape[1]], dtype=np.int64)
+    return (values[:, ends] - values[:, ends - 1] <= margin[:, None]).any(axis=1)
+
+
+def reciprocal_weights(
+    features: NDArray[np.float32], neighbours: NDArray[np.int32], row_max: NDArray[np.float32], k1: int
+) -> sparse.csr_array:
+    """Return V, (n, n) with rows that sum to 1, over the expanded reciprocal sets R* (equations 3-5).
+
+    Args:
+        features: (n, D) float32.
+        neighbours: (n, k1 + 1), self first.
+        row_max: (n,) largest squared distance of each row.
+        k1: neighbours of an item; half as many (`round`, to even) for the candidates' sets.
+    """
+    near = _reciprocal(neighbours)
+    half = _reciprocal(neighbours[:, : round(k1 / 2) + 1])
+    common = (near * (near @ half.T)).tocoo()
+    accepted = 3 * common.data > 2 * np.diff(half.indptr)[common.col]
+    pairs = common.row[accepted], common.col[accepted]
+    candidates = sparse.csr_array((np.ones(len(pairs[0]), np.int32), pairs), shape=near.shape)
+    row, col = (near + candidates @ half).nonzero()
+    distance = _pair_distances(features, row, col) / _nonzero(row_max)[row]
+    weight = np.exp(-distance.astype(np.float64))
+    weight /= np.bincount(row, weight, minlength=len(features))[row]
+    return sparse.csr_array((weight, (row, col)), shape=near.shape)
+
+
+def _reciprocal(neighbours: NDArray[np.int32]) -> sparse.csr_array:
+    """Return the (n, n) 0/1 matrix of the pairs that are in each other's neighbour lists."""
+    n, k = neighbours.shape
+    ones = np.ones(n * k, np.int32)
+    listed = sparse.csr_array((ones, neighbours.ravel(), np.arange(0, n * k + 1, k)), shape=(n, n))
+    return listed * listed.T.tocsr()
+
+
+def _pair_distances(features: NDArray[np.float32], row: NDArray[Any], col: NDArray[Any]) -> NDArray[np.float32]:
+    """Return the (P,) squared distances of pairs of rows."""
+    result = np.empty(len(row), np.float32)
+    step = max(1, _BLOCK_ENTRIES // 8 // features.shape[1])
+
+    def fill(start: int) -> None:
+        part = slice(start, start + step)
+        difference = features[row[part]]
+        difference -= features[col[part]]
+        np.einsum("pd,pd->p", difference, difference, out=result[part])
+
+    with ThreadPoolExecutor(num_workers()) as pool:
+        list(pool.map(fill, range(0, len(row), step)))
+    return result
+
+
+def expand_locally(weights: sparse.csr_array, neighbours: NDArray[np.int32]) -> sparse.csr_array:
+    """Return each row of V as the mean of its (n, k2) neighbours' rows, itself among them."""
+    n, k2 = neighbours.shape
+    share = np.full(n * k2, 1 / k2)
+    mean = sparse.csr_array((share, neighbours.ravel(), np.arange(0, n * k2 + 1, k2)), shape=(n, n))
+    return mean @ weights
+
+
+def _add_jaccard(result: NDArray[np.float32], weights: sparse.csr_array, share: float) -> None:
+    """Add `share` times the Jaccard distance of queries and gallery to the (Nq, Ng) result in place.
+
+    d_J = 1 - m / (2 - m) with m_ij = sum_l min(V_il, V_jl) (equation 10, rows of V sum to 1).
+    """
+    num_queries, num_gallery = result.shape
+    asked, index = weights[:num_queries], weights[num_queries:].tocsc()
+    length = np.diff(index.indptr)
+    touched = np.diff(np.concatenate([[0], length[asked.indices].cumsum()])[asked.indptr])
+    blocks = (touched + num_gallery).cumsum() // _BLOCK_ENTRIES
+    bounds = [*np.flatnonzero(np.diff(blocks, prepend=-1)).tolist(), num_queries]
+
+    def fill(first: int, last: int) -> None:
+        block = asked[first:last]
+        count = length[block.indices]
+        row = np.repeat(np.repeat(np.arange(last - first), np.diff(block.indptr)), count)
+        within = np.arange(len(row)) - np.repeat(count.cumsum() - count, count)
+        entry = np.repeat(index.indptr[block.indices], count) + within
+        shared = np.minimum(np.repeat(block.data, count), index.data[entry])
+        flat = row * num_gallery + index.indices[entry]
+        overlap = np.bincount(flat, shared, minlength=(last - first) * num_gallery).reshape(-1, num_gallery)
+        result[first:last] += share * (1 - overlap / (2 - overlap))
+
+    with ThreadPoolExecutor(num_workers()) as pool:
+        list(pool.map(fill, bounds[:-1], bounds[1:]))
+
+
+def _nonzero(maximum: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return row maxima with 0 replaced by 1: a row of equal items stays at distance 0."""
+    return np.where(maximum > 0, maximum, np.float32(1))

@@ -1,0 +1,147 @@
+"""Verification: are two images the same person? ROC, equal error rate and the threshold table, exact."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vireid.errors import InputError
+from vireid.evaluation.distances import Features, as_array, feature_distances
+from vireid.evaluation.labels import Hide, Labels
+
+FPRS = (1e-4, 1e-3, 1e-2, 1e-1)
+_BLOCK_ENTRIES = 2**22
+
+
+@dataclass(frozen=True, eq=False)
+class VerificationRoc:
+    """Operating points of the rule "same person when the score is at least the threshold".
+
+    Attributes:
+        target_fpr: (T,) false positive rates asked for.
+        fpr: (T,) rates reached: the largest not above the target.
+        tpr: (T,) share of genuine pairs accepted there.
+        threshold: (T,) lowest threshold that keeps the target.
+        eer: rate at which false positives and false negatives are equally frequent, interpolated
+            linearly between the two neighbouring thresholds.
+        eer_threshold: lowest score at which false negatives are no rarer than false positives.
+        num_genuine: pairs of one person.
+        num_impostor: pairs of two people.
+    """
+
+    target_fpr: NDArray[np.float64]
+    fpr: NDArray[np.float64]
+    tpr: NDArray[np.float64]
+    threshold: NDArray[np.float64]
+    eer: float
+    eer_threshold: float
+    num_genuine: int
+    num_impostor: int
+
+    def table(self) -> list[dict[str, float]]:
+        """Return one row an operating point."""
+        names = ("target_fpr", "fpr", "tpr", "threshold")
+        columns = zip(*(getattr(self, name).tolist() for name in names), strict=True)
+        return [dict(zip(names, row, strict=True)) for row in columns]
+
+
+def verification_roc(genuine: ArrayLike, impostor: ArrayLike, fprs: Sequence[float] = FPRS) -> VerificationRoc:
+    """Measure how well scores separate genuine from impostor pairs.
+
+    Args:
+        genuine: (G,) scores of pairs of one person, higher is more alike.
+        impostor: (I,) scores of pairs of two people.
+        fprs: false positive rates of the threshold table.
+
+    Raises:
+        InputError: when a side is empty or holds NaN, or a rate lies outside [0, 1].
+    """
+    same, other = (np.sort(as_array(side).reshape(-1)) for side in (genuine, impostor))
+    for name, scores in (("genuine", same), ("impostor", other)):
+        if not len(scores) or np.isnan(scores[-1]):
+            raise InputError(f"{len(scores)} {name} scores, NaN or none: both kinds of pairs need real scores")
+    if not all(0 <= rate <= 1 for rate in fprs):
+        raise InputError(f"false positive rates {list(fprs)} must lie in [0, 1]")
+    threshold = np.array([_threshold(other, rate) for rate in fprs])
+    eer, eer_threshold = _equal_error(same, other)
+    return VerificationRoc(
+        target_fpr=np.array(fprs, np.float64),
+        fpr=_accepted(other, threshold),
+        tpr=_accepted(same, threshold),
+        threshold=threshold,
+        eer=eer,
+        eer_threshold=eer_threshold,
+        num_genuine=len(same),
+        num_impostor=len(other),
+    )
+
+
+def verification_scores(
+    query: Features,
+    gallery: Features,
+    query_pids: ArrayLike,
+    gallery_pids: ArrayLike,
+    query_camids: ArrayLike,
+    gallery_camids: ArrayLike,
+    *,
+    hide: Hide = "none",
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the cosine similarities of all genuine and all impostor pairs that a hide rule leaves.
+
+    Args:
+        query: (Nq, D) features.
+        gallery: (Ng, D) features.
+        query_pids: (Nq,) identities.
+        gallery_pids: (Ng,) identities; junk (-1) is left out.
+        query_camids: (Nq,) cameras.
+        gallery_camids: (Ng,) cameras.
+        hide: see `rank_metrics`.
+    """
+    labels = Labels.build(query_pids, gallery_pids, query_camids, gallery_camids, hide)
+    distances = feature_distances(query, gallery, "cosine")
+    genuine, impostor = [], []
+    step = max(1, _BLOCK_ENTRIES // max(1, labels.num_given))
+    for start in range(0, len(labels.query_pids), step):
+        rows = slice(start, min(start + step, len(labels.query_pids)))
+        similarity = -labels.kept(distances(rows), rows)
+        same = labels.query_pids[rows, None] == labels.gallery_pids
+        hidden = labels.hidden(rows)
+        seen = True if hidden is None else ~hidden
+        genuine.append(similarity[same & seen])
+        impostor.append(similarity[~same & seen])
+    return np.concatenate(genuine), np.concatenate(impostor)
+
+
+def _accepted(ascending: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.float64]:
+    """Return the share of scores at or above each threshold."""
+    return 1 - np.searchsorted(ascending, threshold) / len(ascending)
+
+
+def _threshold(impostor: NDArray[np.floating], rate: float) -> float:
+    """Return the lowest threshold that accepts at most `rate` of the ascending impostor scores."""
+    allowed = int(np.floor(rate * len(impostor) + 1e-9))
+    if allowed >= len(impostor):
+        return float("-inf")
+    return float(np.nextafter(impostor[-1 - allowed], np.inf))
+
+
+def _equal_error(genuine: NDArray[np.floating], impostor: NDArray[np.floating]) -> tuple[float, float]:
+    """Return the equal error rate and its threshold from ascending scores."""
+    scores = np.append(np.unique(np.concatenate([genuine, impostor])), np.inf)
+
+    def rates(threshold: float) -> tuple[float, float]:
+        return float(_accepted(impostor, threshold)), 1 - float(_accepted(genuine, threshold))
+
+    def excess(threshold: float) -> float:
+        false_positive, false_negative = rates(threshold)
+        return false_negative - false_positive
+
+    after = bisect_left(scores, 0, key=excess)  # type: ignore[arg-type]
+    low, high = excess(scores[after - 1]), excess(scores[after])
+    share = -low / (high - low)
+    before, here = rates(scores[after - 1])[0], rates(scores[after])[0]
+    return before + share * (here - before), float(scores[after])

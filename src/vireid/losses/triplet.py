@@ -1,0 +1,91 @@
+"""Triplet losses over a batch, modalities mixed."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vireid.losses.distance import full_precision, pairwise_euclidean
+
+WeightForm = Literal["reference", "exact"]
+
+
+@full_precision
+def batch_hard_triplet(features: Tensor, pids: Tensor, margin: float = 0.3) -> Tensor:
+    """Mean over anchors of `max(0, hardest positive - hardest negative + margin)`, Euclidean.
+
+    Anchors without a negative are skipped. Features (N, D) are not normalised.
+    """
+    distances = pairwise_euclidean(features, features)
+    same = pids[:, None] == pids
+    positive = distances.masked_fill(~same, -torch.inf).amax(1)
+    negative = distances.masked_fill(same, torch.inf).amin(1)
+    valid = negative.isfinite()
+    if not valid.any():
+        return features.sum() * 0
+    return F.relu(positive[valid] - negative[valid] + margin).mean()
+
+
+@full_precision
+def weighted_distances(
+    features: Tensor, pids: Tensor, form: WeightForm = "reference", alpha: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Softly weighted positive and negative distance of every anchor (AGW, weighted regularised triplet).
+
+    `p_i = sum_j softmax_j(alpha d_ij) d_ij` over the same identity and `n_i = sum_k softmax_k(-alpha d_ik) d_ik`
+    over the others. Gradients flow through the weights.
+
+    Args:
+        features: (N, D), before the BNNeck, not normalised.
+        pids: (N,) identities.
+        form: `reference` is the public code: the anchor is its own positive, 1e-6 is added to the weights'
+            denominators and negatives are not stabilised, so that n collapses beyond distances of about 15;
+            `exact` is the printed formula, without anchors that lack a positive or a negative.
+        alpha: sharpness inside the weights only.
+
+    Returns:
+        p (N,), n (N,) and the mask of valid anchors (N,).
+    """
+    distances = pairwise_euclidean(features, features)
+    same = pids[:, None] == pids
+    if form == "reference":
+        p = (_reference_weights(alpha * distances, same) * distances).sum(1)
+        n = (_reference_weights(-alpha * distances, ~same) * distances).sum(1)
+        return p, n, torch.ones_like(pids, dtype=torch.bool)
+    positive = same & ~torch.eye(len(pids), dtype=torch.bool, device=pids.device)
+    valid = positive.any(1) & (~same).any(1)
+    p = (_exact_weights(alpha * distances, positive) * distances).sum(1)
+    n = (_exact_weights(-alpha * distances, ~same) * distances).sum(1)
+    return p, n, valid
+
+
+def _reference_weights(logits: Tensor, mask: Tensor) -> Tensor:
+    masked = logits * mask
+    weights = torch.exp(masked - masked.amax(1, keepdim=True)) * mask
+    return weights / (weights.sum(1, keepdim=True) + 1e-6)
+
+
+def _exact_weights(logits: Tensor, mask: Tensor) -> Tensor:
+    masked = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
+    return torch.softmax(masked, dim=1) * mask
+
+
+class WeightedRegularizedTriplet(nn.Module):
+    """AGW's margin-free triplet: mean over anchors of `softplus(p_i - n_i)`, see `weighted_distances`.
+
+    Shape: features (N, D), pids (N,) -> scalar.
+    """
+
+    def __init__(self, form: WeightForm = "reference") -> None:
+        super().__init__()
+        self.form: WeightForm = form
+
+    def forward(self, features: Tensor, pids: Tensor) -> Tensor:
+        """Return the loss; 0 with zero gradient when no anchor is valid."""
+        p, n, valid = weighted_distances(features, pids, self.form)
+        if not valid.any():
+            return features.sum() * 0
+        return F.softplus(p[valid] - n[valid]).mean()

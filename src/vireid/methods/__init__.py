@@ -1,0 +1,84 @@
+"""The methods, one file a paper."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from vireid.errors import InputError
+from vireid.methods.agw import AGW
+from vireid.methods.base import Features, Method, ParameterGroup
+from vireid.nn import BackboneOptions
+from vireid.options import Options
+
+METHODS: dict[str, type[Method]] = {"agw": AGW}
+"""Every trainable method by its command-line name."""
+
+
+def method_class(name: str) -> type[Method]:
+    """Look a method up by name.
+
+    Raises:
+        InputError: naming the methods there are.
+    """
+    if name not in METHODS:
+        raise InputError(f"unknown method {name!r}: choose one of {', '.join(sorted(METHODS))}")
+    return METHODS[name]
+
+
+def parse_options(name: str, options: dict[str, Any]) -> Options:
+    """Check a method's options against its own option set.
+
+    Raises:
+        InputError: for an unknown or ill-typed option, naming it.
+    """
+    try:
+        return method_class(name).Options.model_validate(options)
+    except ValidationError as error:
+        raise InputError(f"method {name}: {describe(error)}") from error
+
+
+def build(
+    name: str, *, num_classes: int, backbone: BackboneOptions | dict[str, Any] | None = None, **options: Any
+) -> Method:
+    """Build a method, with weights as `backbone` says.
+
+    Args:
+        name: key of `METHODS`.
+        num_classes: C, number of training identities.
+        backbone: trunk options or their dict; the default is EfficientNet-Lite0 with packaged weights.
+        options: the method's own options, see its `Options`.
+
+    Raises:
+        InputError: for an unknown method or option, or weights that cannot be had.
+    """
+    if not isinstance(backbone, BackboneOptions):
+        try:
+            backbone = BackboneOptions.model_validate(backbone or {})
+        except ValidationError as error:
+            raise InputError(f"backbone: {describe(error)}") from error
+    parsed = parse_options(name, options)
+    return method_class(name)(num_classes, backbone, parsed)
+
+
+def describe(error: ValidationError) -> str:
+    """Turn a pydantic error into one line: every offending key and what is wrong with it."""
+    parts = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"])
+        problem = "unknown option" if item["type"] == "extra_forbidden" else item["msg"]
+        parts.append(f"{key}: {problem}")
+    return "; ".join(parts)
+
+
+__all__ = [
+    "METHODS",
+    "Features",
+    "Method",
+    "ParameterGroup",
+    "build",
+    "describe",
+    "method_class",
+    "parse_options",
+]

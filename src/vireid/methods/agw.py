@@ -1,0 +1,124 @@
+"""AGW: Ye et al., "Deep Learning for Person Re-identification: A Survey and Outlook", TPAMI 2021.
+
+Attention (non-local blocks in layer2 and layer3), Generalised-mean pooling and the Weighted regularised triplet
+on a BNNeck baseline. The default is the cross-modality form: one stem a modality, everything else shared, both
+modalities in one batch. `streams="one"` is the single-modality form of the survey's other code base.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from vireid.losses import CenterLoss, WeightedRegularizedTriplet, WeightForm, batch_hard_triplet
+from vireid.methods.base import Features, Method, ParameterGroup, normalize
+from vireid.nn import (
+    STAGES,
+    AveragePool,
+    Backbone,
+    BackboneOptions,
+    GeneralizedMeanPool,
+    IdentityHead,
+    TwoStream,
+    build_backbone,
+    with_non_local,
+)
+from vireid.nn.non_local import Affinity, Width
+from vireid.nn.two_stream import SpecificUntil
+from vireid.options import Options
+from vireid.records import Batch
+
+NON_LOCAL_BLOCKS = {"layer2": 2, "layer3": 3}
+"""Number of blocks at the end of a stage that get non-local attention."""
+
+
+class AGWOptions(Options):
+    """AGW's options; the baseline of its ablation is `non_local=false pool=average triplet=batch_hard`."""
+
+    specific_until: SpecificUntil = Field("stem", description="last modality-specific stage; none = one stream")
+    non_local: bool = Field(True, description="non-local attention in layer2 and layer3")
+    nl_width: Width = Field("one", description="inner width; the papers that AGW cites use half")
+    nl_affinity: Affinity = "dot"
+    pool: Literal["gem", "average"] = "gem"
+    gem_p: float = Field(3.0, gt=0)
+    gem_learn: Literal["fixed", "scalar", "channel"] = Field("fixed", description="which exponents are learned")
+    triplet: Literal["wrt", "batch_hard"] = "wrt"
+    wrt: WeightForm = Field("reference", description="exact = the printed formula without the code's epsilon")
+    margin: float = Field(0.3, ge=0, description="of batch_hard")
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    center_weight: float = Field(0.0, ge=0, description="0.0005 in the single-modality recipe")
+    neck_init: Literal["normal", "one"] = Field("normal", description="BNNeck weight: N(1, 0.01) or 1")
+
+
+class AGW(Method):
+    """The cross-modality (or single-modality) AGW network and its losses.
+
+    Features: `global`, the L2-normalised BNNeck output that the paper reports, and `pooled`, before the neck.
+    """
+
+    Options = AGWOptions
+
+    def __init__(self, num_classes: int, backbone: BackboneOptions, options: AGWOptions) -> None:
+        super().__init__(num_classes, backbone, options)
+        self.options = options
+        trunk = build_backbone(backbone)
+        if options.non_local:
+            _add_attention(trunk, options)
+        self.network = TwoStream(trunk, options.specific_until)
+        self.pool = (
+            GeneralizedMeanPool(options.gem_p, options.gem_learn, trunk.dim) if options.pool == "gem" else AveragePool()
+        )
+        self.head = IdentityHead(trunk.dim, num_classes, options.neck_init)
+        self.wrt = WeightedRegularizedTriplet(options.wrt)
+        self.center = CenterLoss(num_classes, trunk.dim, options.center_weight) if options.center_weight else None
+        self.mean, self.std, self.embedding_dim = trunk.mean, trunk.std, trunk.dim
+
+    def forward(self, images: Tensor, modality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the pooled feature f (N, D), the neck's feature g (N, D) and logits (N, C)."""
+        f = self.pool(self.network(images, modality))
+        with torch.autocast(f.device.type, enabled=False):
+            g, logits = self.head(f)
+        return f, g, logits
+
+    def features(self, images: Tensor, modality: Tensor, **side: Tensor) -> Features:
+        """Return `global` (N, D) and `pooled` (N, D), both L2-normalised."""
+        f = self.pool(self.network(images, modality))
+        return {"global": normalize(self.head.neck(f)), "pooled": normalize(f)}
+
+    def losses(self, batch: Batch, phase: str = "main") -> dict[str, Tensor]:
+        """L = L_id + L_wrt (+ the survey's centre loss), section 3 of the paper's supplement."""
+        f, _, logits = self(batch.images, batch.modality)
+        terms = {
+            "id": F.cross_entropy(logits, batch.pid, label_smoothing=self.options.label_smoothing),
+            "triplet": self.wrt(f, batch.pid)
+            if self.options.triplet == "wrt"
+            else batch_hard_triplet(f, batch.pid, self.options.margin),
+        }
+        if self.center is not None:
+            terms["center"] = self.center(f, batch.pid)
+        return terms
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """`backbone` (trunk, stems, attention), `head` (pooling exponent, neck, classifier), and centres."""
+        groups = [
+            ParameterGroup("backbone", list(self.network.parameters())),
+            ParameterGroup("head", [*self.pool.parameters(), *self.head.parameters()]),
+        ]
+        if self.center is not None:
+            groups.append(ParameterGroup("centers", [self.center.centers], "centers"))
+        return groups
+
+    def training_only(self) -> tuple[str, ...]:
+        """The classifier and the centres are not needed to search."""
+        return ("head.classifier.", "center.")
+
+
+def _add_attention(trunk: Backbone, options: AGWOptions) -> None:
+    for name, count in NON_LOCAL_BLOCKS.items():
+        stage = cast(nn.Sequential, trunk.stages[name])
+        channels = trunk.channels[STAGES.index(name) - 1]
+        trunk.stages[name] = with_non_local(stage, channels, count, options.nl_width, options.nl_affinity)

@@ -1,0 +1,23 @@
+"""Layers shared by methods."""
+
+from vireid.nn.backbone import STAGES, Backbone, BackboneOptions, build_backbone
+from vireid.nn.neck import IdentityHead, bnneck, identity_classifier
+from vireid.nn.non_local import NonLocalBlock
+from vireid.nn.pooling import AveragePool, GeneralizedMeanPool
+from vireid.nn.two_stream import TwoStream, route, with_non_local
+
+__all__ = [
+    "STAGES",
+    "AveragePool",
+    "Backbone",
+    "BackboneOptions",
+    "GeneralizedMeanPool",
+    "IdentityHead",
+    "NonLocalBlock",
+    "TwoStream",
+    "bnneck",
+    "build_backbone",
+    "identity_classifier",
+    "route",
+    "with_non_local",
+]

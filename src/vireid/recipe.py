@@ -1,0 +1,173 @@
+"""The training recipe: everything a run depends on, typed, as YAML."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, SerializeAsAny, ValidationError, model_validator
+
+from vireid.data.augment import Augment
+from vireid.data.sampler import Sampling
+from vireid.errors import InputError
+from vireid.methods import describe, parse_options
+from vireid.nn import BackboneOptions
+from vireid.options import Options
+
+
+class DataOptions(Options):
+    """Which data, at which size."""
+
+    name: str = "synthetic"
+    root: Path | None = Field(None, description="folder of the data set")
+    options: dict[str, Any] = Field(default_factory=dict, description="options of the data set's loader")
+    image_size: tuple[int, int] = Field((288, 144), description="height, width in pixels")
+    keep_visible: float = Field(1.0, gt=0, le=1, description="share of visible training images kept per identity")
+    keep_infrared: float = Field(1.0, gt=0, le=1, description="share of infrared training images kept per identity")
+    cache: bool = Field(True, description="decode once into a memory-mapped cache; false decodes in workers")
+    workers: int = Field(0, ge=0, description="loader processes; 0 suits the cache on few cores")
+
+
+class OptimizerOptions(Options):
+    """One optimiser and the learning rates of its parameter groups."""
+
+    kind: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: float = Field(0.1, gt=0)
+    weight_decay: float = Field(5e-4, ge=0)
+    momentum: float = 0.9
+    nesterov: bool = True
+    betas: tuple[float, float] = (0.9, 0.999)
+    phase: str = Field("main", description="the phase of a step whose losses it minimises")
+    lr_scale: dict[str, float] = Field(default_factory=dict, description="factor on lr by parameter group")
+    weight_decay_scale: dict[str, float] = Field(default_factory=dict, description="factor by parameter group")
+    scheduled: bool = Field(True, description="false keeps lr constant")
+
+
+class Schedule(Options):
+    """Learning-rate factor by epoch (0-based) or, for `halving`, by step.
+
+    `steps`: warm-up, then `gamma` to the power of the milestones passed. `cosine`: warm-up, then a half cosine to
+    `final`. `halving`: 0.5 to the power of `step // halve_every`.
+    """
+
+    kind: Literal["steps", "cosine", "halving"] = "steps"
+    warmup_epochs: int = Field(10, ge=0)
+    warmup_start: float = Field(0.0, ge=0, description="factor that the linear warm-up starts from")
+    warmup_offset: Literal[0, 1] = Field(1, description="epoch e warms up to (e + offset) / warmup_epochs")
+    milestones: tuple[int, ...] = (20, 50)
+    gamma: float | tuple[float, ...] = Field(0.1, description="factor at each milestone, or one for each")
+    final: float = Field(0.01, ge=0)
+    halve_every: int = Field(25_000, gt=0)
+
+
+class Validation(Options):
+    """Evaluation during training."""
+
+    every: int = Field(2, ge=0, description="epochs between evaluations; 0 evaluates after the last one only")
+    split: Literal["auto", "val", "test"] = Field("auto", description="auto takes val where the data set has one")
+    protocol: str | None = Field(None, description="preset name; default: the data set's first")
+    feature: str = "global"
+    flip: bool = Field(False, description="average the features of an image and its mirror image")
+
+
+class Recipe(Options):
+    """A resolved training recipe; the defaults are AGW's cross-modality ones."""
+
+    method: str = "agw"
+    seed: int = 0
+    epochs: int = Field(81, gt=0)
+    backbone: BackboneOptions = BackboneOptions()
+    options: SerializeAsAny[Options] = Field(default_factory=Options, description="the method's own options")
+    data: DataOptions = DataOptions()
+    augment: Augment = Augment()
+    sampling: Sampling = Sampling()
+    optimizers: dict[str, OptimizerOptions] = Field(default_factory=lambda: {"main": OptimizerOptions()})
+    schedule: Schedule = Schedule()
+    clip_norm: float | None = Field(None, gt=0, description="gradient norm limit; null = off")
+    precision: Literal["auto", "32", "bf16", "16"] = Field("auto", description="auto: measured choice per device")
+    validation: Validation = Validation()
+    keep_checkpoints: int = Field(2, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse_method_options(cls, values: dict[str, Any]) -> dict[str, Any]:
+        given = values.get("options", {})
+        if isinstance(given, Options):
+            given = given.model_dump()
+        return {**values, "options": parse_options(values.get("method", "agw"), given or {})}
+
+
+def load_recipe(source: dict[str, Any] | Path, overrides: list[str] | None = None) -> Recipe:
+    """Build a recipe from a YAML file or a plain dict, then apply `key=value` overrides.
+
+    Args:
+        source: YAML file or nested dict; unnamed fields keep their defaults.
+        overrides: such as `backbone.weights=none` or `optimizers.main.lr=0.05`; values are YAML.
+
+    Raises:
+        InputError: naming the file or key that is wrong.
+    """
+    where = f"recipe {source}" if isinstance(source, Path) else "recipe"
+    values = _read_yaml(source) if isinstance(source, Path) else source
+    for override in overrides or []:
+        values = _override(values, override)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"{where}: {describe(error)}") from error
+
+
+def save_recipe(recipe: Recipe) -> str:
+    """Return the fully resolved recipe as YAML."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+
+
+def packaged_recipe(method: str, data: str) -> Path:
+    """Return the shipped recipe of a method on a data set.
+
+    Raises:
+        InputError: naming the recipes there are for the method.
+    """
+    path = _packaged_folder() / data / f"{method}.yaml"
+    if path.is_file():
+        return path
+    raise InputError(
+        f"no recipe ships for method {method} on data {data} (there are: "
+        f"{', '.join(packaged_recipes(method)) or 'none'}): write one and pass --recipe FILE"
+    )
+
+
+def packaged_recipes(method: str) -> list[str]:
+    """Return the data sets that a method has a shipped recipe for."""
+    return sorted(path.parent.name for path in _packaged_folder().glob(f"*/{method}.yaml"))
+
+
+def _packaged_folder() -> Path:
+    return Path(str(resources.files("vireid") / "recipes"))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"recipe {path}: no such file")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise InputError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"recipe {path} must be a mapping of recipe fields")
+    return values
+
+
+def _override(values: dict[str, Any], override: str) -> dict[str, Any]:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise InputError(f"--set {override}: write key=value, such as backbone.weights=none")
+    head, *rest = key.split(".")
+    if not rest:
+        return {**values, head: yaml.safe_load(text)}
+    inner = values.get(head) or {}
+    if not isinstance(inner, dict):
+        raise InputError(f"--set {override}: {head} has no field {'.'.join(rest)}")
+    return {**values, head: _override(inner, f"{'.'.join(rest)}={text}")}

@@ -1,0 +1,92 @@
+"""The named knobs that decide how hard the synthetic data is, and the presets made of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """How far apart two photographs of one person may be.
+
+    Attributes:
+        nir_correlation: Pearson correlation of fabrics' visible luminance and near-infrared albedo, [0, 1].
+        texture_loss: share of the fabric pattern that near infrared loses, [0, 1].
+        view_range_deg: largest turn from the front or back view; 90 shows people from all sides.
+        night: share of moments lit by lamps in visible images.
+        inversion: share of thermal moments by day, when ground and walls are as warm as clothes.
+        noise: largest standard deviation of the read-out noise, fraction of full scale.
+        blur: factor of optical and motion blur.
+        clutter: factor of objects in the background and of passers-by.
+        occlusion: share of images with something in front of the person.
+        box_jitter: standard deviation of the box's edges, fraction of the person's height.
+        resolution: range of sensor lines that a person covers, before scaling to the stored size.
+        jpeg_quality: range of the stored quality.
+    """
+
+    nir_correlation: float = 0.9
+    texture_loss: float = 0.5
+    view_range_deg: float = 45.0
+    night: float = 0.5
+    inversion: float = 0.25
+    noise: float = 0.03
+    blur: float = 1.0
+    clutter: float = 1.0
+    occlusion: float = 0.15
+    box_jitter: float = 0.03
+    resolution: tuple[int, int] = (56, 128)
+    jpeg_quality: tuple[int, int] = (55, 92)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Counts and difficulty of a data set.
+
+    Attributes:
+        train, val, test: identities in each split.
+        images: images per identity in (visible, nir, lwir).
+        shared: of those, how many per spectrum show an instant that the other spectra saw too.
+        difficulty: see `Difficulty`.
+        seed: what all randomness of the fixed data set starts from.
+    """
+
+    train: int
+    val: int
+    test: int
+    images: tuple[int, int, int] = (5, 4, 4)
+    shared: int = 2
+    difficulty: Difficulty = field(default_factory=Difficulty)
+    seed: int = 0
+
+    def split_ids(self, ids: int | None = None) -> dict[str, range]:
+        """Return the identities 1, 2, … of each split; `ids` in all, shared out in the preset's proportions."""
+        counts = self.train, self.val, self.test
+        total = sum(counts) if ids is None else ids
+        test = max(1, round(total * self.test / sum(counts)))
+        val = max(1, round(total * self.val / sum(counts)))
+        train = total - val - test
+        return {
+            "train": range(1, train + 1),
+            "val": range(train + 1, train + val + 1),
+            "test": range(train + val + 1, total + 1),
+        }
+
+
+PRESETS = {
+    "demo": Preset(
+        train=200,
+        val=20,
+        test=40,
+        difficulty=Difficulty(nir_correlation=0.97, view_range_deg=30, noise=0.015, clutter=0.6),
+    ),
+    "synthetic-v1": Preset(train=500, val=50, test=100),
+    "synthetic-hard": Preset(
+        train=3000,
+        val=200,
+        test=500,
+        images=(8, 6, 6),
+        difficulty=Difficulty(
+            nir_correlation=0.4, view_range_deg=90, noise=0.06, clutter=1.6, occlusion=0.35, box_jitter=0.06
+        ),
+    ),
+}

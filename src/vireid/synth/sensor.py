@@ -1,0 +1,222 @@
+"""Three sensors looking at the same surfaces: daylight reflection, active near infrared, and thermal emission.
+
+Images are float32 in [0, 1]: (H, W, 3) visible, (H, W) infrared. Visible light is added in squared (linear-light) values
+and shown through a square root, a cheap stand-in for the sRGB curve.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import uniform_filter, uniform_filter1d
+
+from vireid.synth.camera import Camera
+from vireid.synth.render import BACKGROUND_DEPTH, Surface
+from vireid.synth.wardrobe import Materials, Pattern
+
+Image2D = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A crop ready to be lit: the surfaces in front and the background behind them.
+
+    Attributes:
+        surface: traced foreground.
+        material: (N,) row of `materials` of each foreground pixel.
+        radius: (N,) metres, half width of the solid that was hit.
+        materials: table of all people in the crop.
+        background: (H, W, 3) or (H, W) of albedo or heat in [0, 1].
+        feet_row: row on which the person stands.
+    """
+
+    surface: Surface
+    material: NDArray[np.int64]
+    radius: NDArray[np.float32]
+    materials: Materials
+    background: NDArray[np.float32]
+    feet_row: float
+
+
+@lru_cache(maxsize=1)
+def _cloth_noise() -> NDArray[np.float32]:
+    """(2, 256, 256) smooth, tileable noise: creases of cloth."""
+    rng = np.random.default_rng(7)
+    noise = rng.standard_normal((2, 256, 256), dtype=np.float32)
+    for _ in range(3):
+        noise = uniform_filter(noise, (0, 9, 21), mode="wrap")
+    return noise / noise.std()
+
+
+def expose(stage: Stage, camera: Camera, rng: Generator, *, night: bool, loss: float) -> NDArray[np.float32]:
+    """Light a stage as the camera's spectrum sees it.
+
+    Args:
+        stage: what stands before the camera.
+        camera: gives spectrum, tint and contrast.
+        rng: source of light, exposure and temperature.
+        night: visible: lamps instead of daylight; thermal: cool ground instead of sun-warmed.
+        loss: share of fabric pattern that near infrared loses, [0, 1].
+    """
+    normal, crevice = _creased(stage, rng), _crevices(stage.surface)
+    if camera.spectrum == "visible":
+        return _visible(stage, camera, rng, normal, crevice, night)
+    if camera.spectrum == "nir":
+        return _nir(stage, camera, rng, normal, crevice, loss)
+    return _lwir(stage, camera, rng, normal, night)
+
+
+def _creased(stage: Stage, rng: Generator) -> NDArray[np.float32]:
+    """Bend the normals by the folds of the cloth."""
+    surface, noise = stage.surface, _cloth_noise()
+    shift = rng.integers(0, 256, 2)
+    u = (surface.across * 200).astype(np.int64) + shift[0] + 31 * surface.solid
+    v = (surface.along * 200).astype(np.int64) + shift[1]
+    bend = noise[:, u & 255, v & 255] * (stage.materials.folds[stage.material])
+    normal = surface.normal.copy()
+    normal[:, :2] += bend.T
+    return normal / np.sqrt((normal * normal).sum(1, keepdims=True))
+
+
+def _crevices(surface: Surface) -> NDArray[np.float32]:
+    """(N,) ambient light left where nearer neighbours stand around a pixel, [0.45, 1]."""
+    depth = np.where(surface.depth > BACKGROUND_DEPTH, surface.depth, np.float32(-0.6))
+    around = uniform_filter(depth, 1 + depth.shape[0] // 12)
+    sunk = (around - depth).ravel()[surface.index]
+    return 1 - (4.0 * sunk).clip(0, 0.55)
+
+
+def _second_colour(stage: Stage) -> NDArray[np.float32]:
+    """(N,) share of the material's second colour at each foreground pixel."""
+    surface = stage.surface
+    pattern, period = stage.materials.pattern[stage.material], stage.materials.period[stage.material]
+    trunk = stage.radius > 0.1
+    rows, columns = (surface.along / period) % 1 < 0.45, (surface.across / period) % 1 < 0.4
+    front = trunk & (surface.facing > 0.1)
+    chest = front & (np.abs(surface.across) < 1.1 * period) & (surface.along % 0.5 < 2.4 * period)
+    share = np.zeros(len(surface.index), dtype=np.float32)
+    share[(pattern == Pattern.HORIZONTAL) & rows] = 1
+    share[(pattern == Pattern.VERTICAL) & columns] = 1
+    check = pattern == Pattern.CHECK
+    share[check] = 0.5 * rows[check] + 0.5 * columns[check]
+    share[(pattern == Pattern.PRINT) & chest] = 1
+    share[(pattern == Pattern.BLOCK) & (surface.along > 2 * period)] = 1
+    share[(pattern == Pattern.OPEN) & front & (np.abs(surface.across) < 0.045 + 0.2 * period)] = 1
+    return share
+
+
+def _blend(first: NDArray, second: NDArray, share: NDArray) -> NDArray:
+    return first + share * (second - first)
+
+
+def _ground_shadow(stage: Stage, strength: float, slant: float, squash: float) -> Image2D:
+    """(H, W) light left on the ground: the person's silhouette laid down from its feet, softened."""
+    height, width = stage.surface.depth.shape
+    mask = Image.fromarray(((stage.surface.depth > BACKGROUND_DEPTH) * 255).astype(np.uint8))
+    feet = stage.feet_row
+    laid = (1.0, slant, -slant * feet, 0.0, 1 / squash, feet - feet / squash)
+    shadow = mask.transform((width, height), Image.Transform.AFFINE, laid, Image.Resampling.BILINEAR)
+    soft = uniform_filter(np.asarray(shadow, dtype=np.float32), 1 + height // 40)
+    return 1 - np.float32(strength / 255) * soft
+
+
+def _composite(background: NDArray, index: NDArray[np.int64], colour: NDArray) -> NDArray[np.float32]:
+    image = background.astype(np.float32)
+    image.reshape(-1, *image.shape[2:])[index] = colour
+    return image
+
+
+def _visible(
+    stage: Stage, camera: Camera, rng: Generator, normal: NDArray, crevice: NDArray, night: bool
+) -> NDArray[np.float32]:
+    materials, share = stage.materials, _second_colour(stage)[:, None]
+    albedo = _blend(materials.rgb[stage.material], materials.rgb2[stage.material], share) ** 2
+    sun = rng.normal(0, 1, 3) * (0.8, 0.3, 0.5) + (0, 0.8, 0.5)
+    sun = (sun / np.linalg.norm(sun)).astype(np.float32)
+    hard = rng.uniform(0.1, 1.0) if not night else rng.uniform(0.5, 1.2)
+    warm = np.array([1.25, 1.0, 0.7] if night else [1.05, 1.0, 0.95], dtype=np.float32)
+    ambient = 0.2 if night else 0.55
+    sky = (ambient * (0.72 + 0.28 * normal[:, 1]) * crevice)[:, None] * np.float32([0.95, 1.0, 1.08])
+    key = (hard * (normal @ sun).clip(0) * (0.5 + 0.5 * crevice))[:, None] * warm
+    shadow = _ground_shadow(stage, 0.35 + 0.4 * min(hard, 1.0), rng.uniform(-1.5, 1.5), rng.uniform(0.1, 0.4))
+    ground = (ambient + 0.55 * hard * warm) * rng.uniform(0.8, 1.2)
+    background = stage.background**2 * shadow[..., None] * ground.astype(np.float32)
+    image = _composite(background, stage.surface.index, albedo * (sky + key))
+    white = np.asarray(camera.tint) * (1 + rng.normal(0, 0.03, 3)) / warm**0.6
+    gain = rng.uniform(0.85, 1.25) * camera.contrast / (ambient + 0.45 * hard)
+    haze = rng.uniform(0, 0.03)
+    return np.sqrt(image * (gain * white).astype(np.float32) + np.float32(haze))
+
+
+def _nir(stage: Stage, camera: Camera, rng: Generator, normal: NDArray, crevice: NDArray, loss: float) -> Image2D:
+    materials = stage.materials
+    share = (1 - loss) * _second_colour(stage)
+    albedo = _blend(materials.nir[stage.material], materials.nir2[stage.material], share) ** 2
+    depth = stage.surface.depth.ravel()[stage.surface.index]
+    lamp = (0.2 + 0.8 * normal[:, 2].clip(0)) * (1 + 0.12 * depth) * (0.4 + 0.6 * crevice)
+    height, width = stage.background.shape
+    row = np.linspace(0, 1, height, dtype=np.float32)[:, None]
+    column = np.linspace(-1, 1, width, dtype=np.float32)
+    falloff = rng.uniform(0.25, 0.6) * (0.6 + 0.8 * row)
+    beam = np.exp(-((column - rng.normal(0, 0.3)) ** 2 + (row - rng.uniform(0.2, 0.7)) ** 2) * rng.uniform(0.1, 0.6))
+    shadow = _ground_shadow(stage, 0.35, 0.0, 0.12)
+    image = _composite(stage.background**2 * falloff * shadow, stage.surface.index, albedo * lamp)
+    gain = rng.uniform(0.9, 1.6) * camera.contrast
+    exposed = image * beam.astype(np.float32) * np.float32(gain)
+    return np.sqrt(exposed / (1 + 0.35 * exposed) + np.float32(rng.uniform(0.0, 0.02)))
+
+
+def _lwir(stage: Stage, camera: Camera, rng: Generator, normal: NDArray, night: bool) -> Image2D:
+    """Emission; people stand out against cool ground at night and sink into warm walls by day."""
+    heat = stage.materials.heat[stage.material]
+    grazing = 0.80 + 0.20 * normal[:, 2]
+    creased = 1 + 0.10 * (normal[:, 0] - stage.surface.normal[:, 0])
+    person = heat * grazing * creased
+    spread = rng.uniform(0.5, 1.1)
+    ground = (
+        0.10 + spread * (stage.background - 0.2)
+        if night
+        else rng.uniform(0.35, 0.6) + 1.2 * spread * (stage.background - 0.2)
+    )
+    image = _composite(ground + np.float32(rng.uniform(0.02, 0.12)), stage.surface.index, person)
+    silhouette = (stage.surface.depth > BACKGROUND_DEPTH).astype(np.float32)
+    size = image.shape[0]
+    halo = uniform_filter(uniform_filter(silhouette, size // 7), size // 7)
+    image += np.float32(rng.uniform(-0.14, 0.08)) * halo * (1 - silhouette)
+    low, gain = rng.uniform(-0.05, 0.12), rng.uniform(0.65, 1.0) * camera.contrast
+    return (image - np.float32(low)) * np.float32(gain) + np.float32(rng.uniform(0.0, 0.12))
+
+
+def degrade(
+    image: NDArray[np.float32], rng: Generator, *, rows: int, blur: float, motion: float, noise: float, fixed: float
+) -> NDArray[np.uint8]:
+    """Read a sharp image out of a poor sensor of `rows` lines.
+
+    Args:
+        image: (H, W[, 3]) in [0, 1], larger than the sensor.
+        rng: source of the noise.
+        rows: lines that the person covers on the sensor.
+        blur: width of the optics' blur in sensor pixels.
+        motion: horizontal motion blur in sensor pixels.
+        noise: standard deviation of the read-out noise; shadows carry more.
+        fixed: standard deviation of the columns' fixed pattern (thermal).
+    """
+    height, width = image.shape[:2]
+    per_row = height / rows
+    for axis, pixels in ((0, blur), (1, blur + motion)):
+        size = round(per_row * pixels)
+        if size > 1:
+            image = uniform_filter1d(image, size, axis=axis)
+    pixels = (image.clip(0, 1) * 255).astype(np.uint8)
+    sampled = Image.fromarray(pixels).resize((max(8, round(width / per_row)), rows), Image.Resampling.BILINEAR)
+    read = np.asarray(sampled, dtype=np.float32)
+    grain = rng.standard_normal(read.shape, dtype=np.float32) * (255 * noise) * (1.3 - 0.6 * read / 255)
+    grain += np.float32(255 * fixed) * rng.standard_normal(read.shape[1], dtype=np.float32).reshape(
+        (1, -1) + (1,) * (read.ndim - 2)
+    )
+    return (read + grain).clip(0, 255).astype(np.uint8)

@@ -1,0 +1,102 @@
+"""The training step of every method: phases, augmentation, schedule, and a stop at the first NaN."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+from torch.optim import Optimizer
+
+from vireid.errors import InputError
+from vireid.methods import Method
+from vireid.precision import Precision
+from vireid.recipe import Recipe
+from vireid.records import Batch
+from vireid.training.optim import build_optimizers, lr_factor, set_learning_rates
+
+
+class TrainingModule(LightningModule):
+    """Trains a `Method` by a `Recipe`.
+
+    Optimisation is manual, since a GAN has two phases. Every random number of a step is seeded by
+    (seed, epoch, step, rank), so a run resumed at an epoch equals the uninterrupted one.
+    """
+
+    def __init__(self, method: Method, recipe: Recipe, precision: Precision) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.method, self.recipe, self.precision = method, recipe, precision
+        self.method.to(memory_format=precision.memory_format)
+        self._optimizers: dict[str, Optimizer] = {}
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        """Build the recipe's optimisers."""
+        self._optimizers = build_optimizers(self.method, self.recipe.optimizers)
+        return list(self._optimizers.values())
+
+    def on_train_epoch_start(self) -> None:
+        """Seed the epoch, tell the method, set the learning rates."""
+        torch.manual_seed(_seed(self.recipe.seed, self.current_epoch, self.global_rank))
+        self.method.on_epoch_start(self.current_epoch)
+        self._schedule()
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Augment on the device."""
+        step = (self.recipe.seed, self.current_epoch, self.trainer.fit_loop.epoch_loop.total_batch_idx + 1)
+        generator = torch.Generator().manual_seed(_seed(*step, self.global_rank))
+        batch = self.recipe.augment(batch, self.method.mean, self.method.std, generator)
+        return replace(batch, images=batch.images.contiguous(memory_format=self.precision.memory_format))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """Run every phase: its losses, their sum's gradient, its optimisers' step."""
+        if self.recipe.schedule.kind == "halving":
+            self._schedule()
+        wrapped = dict(zip(self._optimizers, _as_list(self.optimizers()), strict=True))
+        for phase in self.method.phases:
+            own = [opt for name, opt in wrapped.items() if self.recipe.optimizers[name].phase == phase]
+            terms = self.method.losses(batch, phase)
+            total = torch.stack(list(terms.values())).sum()
+            self._require_finite(terms, total, batch_idx)
+            for optimizer in own:
+                optimizer.zero_grad()
+            self.manual_backward(total)
+            for optimizer in own:
+                if self.recipe.clip_norm is not None:
+                    self.clip_gradients(optimizer, self.recipe.clip_norm, "norm")
+                optimizer.step()
+            self.log_dict(
+                {f"{name}": value.detach() for name, value in terms.items()} | {f"loss_{phase}": total.detach()},
+                prog_bar=True,
+                batch_size=len(batch),
+            )
+        self.method.after_step()
+
+    def _schedule(self) -> None:
+        factor = lr_factor(self.recipe.schedule, self.current_epoch, self.recipe.epochs, self.global_step)
+        set_learning_rates(self._optimizers, self.recipe.optimizers, factor)
+
+    def _require_finite(self, terms: dict[str, Tensor], total: Tensor, batch_idx: int) -> None:
+        if torch.isfinite(total):
+            return
+        broken = [name for name, value in terms.items() if not torch.isfinite(value)]
+        raise InputError(
+            f"loss term {', '.join(broken) or 'sum'} became {float(total):g} in epoch {self.current_epoch}, batch "
+            f"{batch_idx}: lower the learning rate, set clip_norm, or train with precision=32; resume from the last "
+            "checkpoint with --resume"
+        )
+
+
+def _as_list(optimizers: Any) -> list[Any]:
+    return optimizers if isinstance(optimizers, list) else [optimizers]
+
+
+def _seed(*parts: int) -> int:
+    """Mix integers into one 63-bit seed."""
+    mixed = 0x9E3779B97F4A7C15
+    for part in parts:
+        mixed = ((mixed ^ part) * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        mixed ^= mixed >> 31
+    return mixed >> 1

@@ -1,0 +1,84 @@
+"""Optimisers from a recipe, and the learning rate as a pure function of the epoch and the step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.optim import Optimizer
+
+from vireid.errors import InputError
+from vireid.methods import Method, ParameterGroup
+from vireid.recipe import OptimizerOptions, Schedule
+
+
+def build_optimizers(method: Method, recipes: dict[str, OptimizerOptions]) -> dict[str, Optimizer]:
+    """Build the named optimisers over the method's parameter groups.
+
+    Every torch group carries `name` and `base_lr`, the learning rate before the schedule.
+
+    Raises:
+        InputError: when a group asks for an optimiser or a recipe scales a group that does not exist.
+    """
+    groups = [group for group in method.parameter_groups() if any(p.requires_grad for p in group.params)]
+    for group in groups:
+        if group.optimizer not in recipes:
+            raise InputError(f"the recipe lacks optimizers.{group.optimizer}, which parameter group {group.name} needs")
+    return {name: _build(name, options, groups) for name, options in recipes.items()}
+
+
+def _build(name: str, options: OptimizerOptions, groups: list[ParameterGroup]) -> Optimizer:
+    own = [group for group in groups if group.optimizer == name]
+    known = {group.name for group in own}
+    strange = sorted(set(options.lr_scale) | set(options.weight_decay_scale) - known)
+    strange = [key for key in strange if key not in known]
+    if strange or not own:
+        raise InputError(
+            f"optimizers.{name}: {f'no parameter group {strange[0]}' if strange else 'no parameters to optimise'} "
+            f"(groups: {', '.join(sorted(known)) or 'none'})"
+        )
+    settings = [
+        {
+            "params": [p for p in group.params if p.requires_grad],
+            "name": group.name,
+            "lr": options.lr * options.lr_scale.get(group.name, 1.0),
+            "base_lr": options.lr * options.lr_scale.get(group.name, 1.0),
+            "weight_decay": options.weight_decay * options.weight_decay_scale.get(group.name, 1.0),
+        }
+        for group in own
+    ]
+    if options.kind == "sgd":
+        nesterov = options.nesterov and options.momentum > 0
+        return torch.optim.SGD(settings, lr=options.lr, momentum=options.momentum, nesterov=nesterov)
+    kind = torch.optim.Adam if options.kind == "adam" else torch.optim.AdamW
+    return kind(settings, lr=options.lr, betas=options.betas)
+
+
+def lr_factor(schedule: Schedule, epoch: int, epochs: int, step: int = 0) -> float:
+    """Return the factor on every base learning rate.
+
+    Args:
+        schedule: see `Schedule`.
+        epoch: 0-based.
+        epochs: their number, the end of a cosine.
+        step: optimiser steps done so far, for `halving`.
+    """
+    if schedule.kind == "halving":
+        return 0.5 ** (step // schedule.halve_every)
+    if epoch < schedule.warmup_epochs:
+        progress = min(1.0, (epoch + schedule.warmup_offset) / schedule.warmup_epochs)
+        return schedule.warmup_start + (1 - schedule.warmup_start) * progress
+    if schedule.kind == "cosine":
+        progress = (epoch - schedule.warmup_epochs) / max(1, epochs - schedule.warmup_epochs)
+        return schedule.final + (1 - schedule.final) * (1 + math.cos(math.pi * progress)) / 2
+    passed = sum(epoch >= milestone for milestone in schedule.milestones)
+    if isinstance(schedule.gamma, tuple):
+        return math.prod(schedule.gamma[:passed])
+    return schedule.gamma**passed
+
+
+def set_learning_rates(optimizers: dict[str, Optimizer], recipes: dict[str, OptimizerOptions], factor: float) -> None:
+    """Set every scheduled group to its base learning rate times `factor`."""
+    for name, optimizer in optimizers.items():
+        for group in optimizer.param_groups:
+            group["lr"] = group["base_lr"] * (factor if recipes[name].scheduled else 1.0)

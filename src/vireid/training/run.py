@@ -1,0 +1,182 @@
+"""Train a recipe into a run folder, or go on with one."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from vireid.bundle import BundleCard
+from vireid.data import find_dataset, open_dataset
+from vireid.data.datamodule import TrainingData, describe_split
+from vireid.environment import describe_environment, git_commit
+from vireid.errors import InputError
+from vireid.evaluation.evaluate import find_protocol
+from vireid.files import write_text
+from vireid.methods import Method, build
+from vireid.precision import Precision, choose_precision, default_device
+from vireid.recipe import Recipe, load_recipe, save_recipe
+from vireid.records import Records
+from vireid.training.callbacks import Bundles, LossBar
+from vireid.training.checkpoint import AtomicCheckpointIO, latest_checkpoint
+from vireid.training.module import TrainingModule
+
+
+def train(recipe: Recipe, run: Path, *, console: Console | None = None, devices: int = 1, num_nodes: int = 1) -> Path:
+    """Train from the start.
+
+    Args:
+        recipe: what to train.
+        run: folder to make; holds the resolved recipe, logs, checkpoints, and the bundles `last` and `best`.
+        console: where progress goes.
+        devices: GPUs (or CPU processes) a node.
+        num_nodes: machines, started by torchrun or a scheduler.
+
+    Returns:
+        The `last` bundle.
+
+    Raises:
+        InputError: when the run folder is in use, or recipe and data do not fit.
+    """
+    if (run / "recipe.yaml").exists():
+        raise InputError(f"run folder {run} holds a run already: pass --resume {run}, or another --out")
+    _require_root(recipe)
+    write_text(run / "recipe.yaml", save_recipe(recipe))
+    write_text(run / "environment.json", json.dumps(describe_environment(), indent=2) + "\n")
+    return _fit(recipe, run, None, console or Console(), devices, num_nodes)
+
+
+def resume(run: Path, *, console: Console | None = None, devices: int = 1, num_nodes: int = 1) -> Path:
+    """Go on with a run from its last whole checkpoint, to the same weights as an uninterrupted run.
+
+    Raises:
+        InputError: when the folder holds no run.
+    """
+    if not (run / "recipe.yaml").is_file():
+        raise InputError(f"{run} is no run folder (it has no recipe.yaml): start one with vireid train … --out {run}")
+    recipe = load_recipe(run / "recipe.yaml")
+    return _fit(recipe, run, latest_checkpoint(run), console or Console(), devices, num_nodes)
+
+
+def open_records(recipe: Recipe) -> Records:
+    """Open the data set that a recipe names."""
+    return open_dataset(recipe.data.name, _require_root(recipe), **recipe.data.options)
+
+
+def _fit(recipe: Recipe, run: Path, checkpoint: Path | None, console: Console, devices: int, num_nodes: int) -> Path:
+    seed_everything(recipe.seed, workers=True, verbose=False)
+    records = open_records(recipe)
+    with _cache_progress(console) as progress:
+        task = progress.add_task("decoding", visible=False, total=None)
+        data = TrainingData(
+            recipe, records, lambda done, total: progress.update(task, completed=done, total=total, visible=True)
+        )
+        data.setup()
+    method = build(
+        recipe.method,
+        num_classes=len(data.label_map),
+        backbone=recipe.backbone,
+        **recipe.options.model_dump(),
+    )
+    precision = choose_precision(method, default_device(), recipe.precision)
+    protocol = find_protocol(recipe.validation.protocol or find_dataset(recipe.data.name).protocols[0])
+    module = TrainingModule(method, recipe, precision)
+    bundles = Bundles(run, recipe, _card(recipe, data, method), records, protocol, console)
+    console.print(f"training {recipe.method} on {recipe.data.name}: {describe_split(data.records)}")
+    console.print(
+        f"{data.steps} batches an epoch, {recipe.epochs} epochs, labels {data.label_map.digest}, precision "
+        f"{precision.name}, validation on {bundles.split} ({len(bundles.records)} images)"
+    )
+    with _quiet_lightning():
+        trainer = _trainer(recipe, run, bundles, precision, devices, num_nodes)
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    return run / "last.safetensors"
+
+
+def _trainer(
+    recipe: Recipe, run: Path, bundles: Bundles, precision: Precision, devices: int, num_nodes: int
+) -> Trainer:
+    return Trainer(
+        accelerator="auto",
+        devices=devices,
+        num_nodes=num_nodes,
+        precision=precision.plugin,
+        max_epochs=recipe.epochs,
+        logger=[CSVLogger(run, name="", version="logs"), TensorBoardLogger(run, name="", version="logs")],
+        callbacks=[
+            LossBar(),
+            bundles,
+            ModelCheckpoint(
+                run / "checkpoints",
+                filename="epoch-{epoch:04d}",
+                auto_insert_metric_name=False,
+                monitor="epoch",
+                mode="max",
+                save_top_k=recipe.keep_checkpoints,
+                save_on_train_epoch_end=True,
+            ),
+        ],
+        plugins=[AtomicCheckpointIO()],
+        enable_model_summary=False,
+        log_every_n_steps=10,
+        num_sanity_val_steps=0,
+        reload_dataloaders_every_n_epochs=1,
+        use_distributed_sampler=False,
+    )
+
+
+def _card(recipe: Recipe, data: TrainingData, method: Method) -> BundleCard:
+    return BundleCard(
+        method=recipe.method,
+        options=recipe.options.model_dump(mode="json"),
+        backbone=recipe.backbone,
+        num_classes=len(data.label_map),
+        image_size=recipe.data.image_size,
+        mean=method.mean,
+        std=method.std,
+        training_data=f"{find_dataset(recipe.data.name).title}: {describe_split(data.records)}",
+        label_map=data.label_map.digest,
+        seed=recipe.seed,
+        commit=git_commit(),
+    )
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Silence Lightning's notices about hardware, hooks and logging intervals; its errors still come through."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+def _require_root(recipe: Recipe) -> Path:
+    if recipe.data.root is None:
+        info = find_dataset(recipe.data.name)
+        raise InputError(f"pass --root DIR, the folder of {info.title}; to get the data, {info.access}")
+    return recipe.data.root
+
+
+def _cache_progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("decoding images into the cache"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )

@@ -1,0 +1,66 @@
+"""Decoding and the image cache."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vireid.data.images import CachedImages, DecodedImages, cache_folder, cache_key, decode
+from vireid.errors import InputError
+from vireid.records import Records
+
+
+@pytest.fixture
+def records(tmp_path, monkeypatch):
+    monkeypatch.setenv("VIREID_CACHE", str(tmp_path / "cache"))
+    rng = np.random.default_rng(0)
+    names = [f"{i}.png" for i in range(5)]
+    for i, name in enumerate(names):
+        Image.fromarray(rng.integers(0, 255, (20 + i, 10, 3), dtype=np.uint8)).save(tmp_path / name)
+    return Records.build(tmp_path, names, range(5), [1] * 5, [0] * 5)
+
+
+def test_cache_equals_decoding_and_is_reused(records, monkeypatch):
+    seen = []
+    cached = CachedImages(records, (16, 8), lambda done, total: seen.append((done, total)))
+    pixels, sizes = cached.read([3, 0, 3])
+    expected, expected_sizes = DecodedImages(records, (16, 8)).read([3, 0, 3])
+    assert np.array_equal(pixels, expected)
+    assert sizes.tolist() == expected_sizes.tolist() == [[23, 10], [20, 10], [23, 10]]
+    assert seen[-1] == (5, 5)
+    monkeypatch.setattr("vireid.data.images.decode", None)
+    assert np.array_equal(CachedImages(records, (16, 8)).read([3, 0, 3])[0], expected)
+
+
+def test_cache_key_contains_what_it_depends_on(records):
+    keys = {cache_key(records, (16, 8)), cache_key(records, (8, 16)), cache_key(records.take([0, 1]), (16, 8))}
+    Image.new("RGB", (9, 9)).save(records.absolute(0))
+    assert cache_key(records, (16, 8)) not in keys
+    assert len(keys) == 3
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "foreign"])
+def test_bad_images_name_themselves_and_leave_no_cache(records, damage):
+    path = records.absolute(2)
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "foreign":
+        path.write_text("not an image")
+    with pytest.raises(InputError, match=str(path)):
+        CachedImages(records, (16, 8))
+    assert not cache_folder().exists() or not list(cache_folder().iterdir())
+
+
+def test_grey_images_become_three_equal_channels(tmp_path):
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "grey.png")
+    pixels, size = decode(tmp_path / "grey.png", (8, 8))
+    assert size == (8, 8)
+    assert pixels.shape == (8, 8, 3)
+    assert (pixels == pixels[..., :1]).all()
+
+
+def test_a_full_disk_is_named_before_decoding(records, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})())
+    with pytest.raises(InputError, match=r"set VIREID_CACHE to a larger disk"):
+        CachedImages(records, (16, 8))

@@ -1,0 +1,108 @@
+"""The worked numbers of AGW's losses."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from vireid.losses import CenterLoss, WeightedRegularizedTriplet, batch_hard_triplet, weighted_distances
+
+LINE = torch.tensor([[0.0], [1], [3], [5]], dtype=torch.float64)
+LINE_PIDS = torch.tensor([0, 0, 1, 1])
+PLANE = torch.tensor([[0.0, 0], [1, 0], [0, 2], [3, 3], [4, 3], [3, 5]], dtype=torch.float64)
+PLANE_PIDS = torch.tensor([0, 0, 0, 1, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("features", "pids", "form", "expected"),
+    [
+        (LINE, LINE_PIDS, "reference", 0.207020),
+        (LINE, LINE_PIDS, "exact", 0.255487),
+        (PLANE, PLANE_PIDS, "reference", 0.103632),
+        (PLANE, PLANE_PIDS, "exact", 0.118113),
+        (10 * PLANE, PLANE_PIDS, "reference", 21.50575),
+        (LINE[:3], torch.zeros(3), "reference", 2.393951),
+        (LINE[:3], torch.zeros(3), "exact", 0.0),
+    ],
+)
+def test_weighted_regularized_triplet(features, pids, form, expected):
+    assert float(WeightedRegularizedTriplet(form)(features, pids)) == pytest.approx(expected, rel=2e-6, abs=1e-6)
+
+
+def test_weighted_distances_of_every_anchor():
+    p, n, valid = weighted_distances(LINE, LINE_PIDS, "reference")
+    assert p.tolist() == pytest.approx([0.731058, 0.731058, 1.761593, 1.761593], abs=1e-6)
+    assert n.tolist() == pytest.approx([3.238349, 2.238391, 2.268929, 4.268771], abs=1e-6)
+    assert valid.all()
+    p, n, _ = weighted_distances(LINE, LINE_PIDS, "exact")
+    assert p.tolist() == pytest.approx([1, 1, 2, 2])
+    assert n.tolist() == pytest.approx([3.238406, 2.238406, 2.268941, 4.268941], abs=1e-6)
+    p, n, _ = weighted_distances(PLANE, PLANE_PIDS, "reference")
+    assert (float(p[0]), float(n[0])) == pytest.approx((1.575209, 4.648605), abs=1e-6)
+
+
+@pytest.mark.parametrize(("distance", "expected"), [(10, 9.996068), (20, 2.069608), (25, 0.019428)])
+def test_reference_negatives_collapse_with_distance(distance, expected):
+    features = torch.zeros(57, 56, dtype=torch.float64)
+    features[1:] = torch.eye(56) * distance  # 56 negatives, all at the same distance from row 0
+    pids = torch.arange(57)
+    _, n, _ = weighted_distances(features, pids, "reference")
+    own = torch.tensor([distance * 1.0] * 56, dtype=torch.float64)
+    weights = torch.exp(-own)
+    assert float((weights / (weights.sum() + 1e-6) * own).sum()) == pytest.approx(expected, abs=1e-6)
+    assert float(n[0]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_triplet_invariances_and_degenerate_batches():
+    torch.manual_seed(0)
+    features, pids = torch.randn(12, 5, dtype=torch.float64), torch.arange(12) % 4
+    rotation, _ = torch.linalg.qr(torch.randn(5, 5, dtype=torch.float64))
+    order = torch.randperm(12)
+    for form in ("reference", "exact"):
+        loss = WeightedRegularizedTriplet(form)
+        value = loss(features, pids)
+        assert torch.allclose(loss(features + 3, pids), value)
+        assert torch.allclose(loss(features @ rotation, pids), value)
+        assert torch.allclose(loss(features[order], pids[order]), value)
+        same = torch.ones(4, 3, requires_grad=True)
+        ln2 = loss(same, torch.tensor([0, 0, 1, 1]))
+        ln2.backward()
+        assert ln2.item() == pytest.approx(math.log(2), abs=1e-5)
+        assert same.grad.abs().max() < 1e-5
+
+
+def test_triplet_is_finite_far_out_and_in_half_precision():
+    features = (1000 * PLANE).float().requires_grad_()
+    loss = WeightedRegularizedTriplet()(features, PLANE_PIDS)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(features.grad).all()
+    half = WeightedRegularizedTriplet()(PLANE.bfloat16(), PLANE_PIDS)
+    assert half.dtype == torch.float32
+    assert float(half) == pytest.approx(0.103632, abs=1e-5)
+
+
+def test_batch_hard_triplet():
+    features = torch.tensor([[0.0], [2], [1], [1.5]])
+    assert float(batch_hard_triplet(features, torch.tensor([0, 0, 1, 1]), 0.3)) == pytest.approx(0.85)
+    alone = torch.randn(3, 2, requires_grad=True)
+    batch_hard_triplet(alone, torch.zeros(3)).backward()
+    assert torch.equal(alone.grad, torch.zeros(3, 2))
+
+
+def test_center_loss_moves_centers_by_the_unweighted_gradient():
+    features = torch.tensor([[1.0, 0], [0, 2]], requires_grad=True)
+    loss = CenterLoss(3, 2, weight=0.0005)
+    loss.centers.data = torch.tensor([[0.0, 0], [1, 1], [5, 5]])
+    value = loss(features, torch.tensor([0, 1]))
+    assert float(value) / 0.0005 == pytest.approx(1.5)
+    value.backward()
+    moved = loss.centers.data - 0.5 * loss.centers.grad
+    assert moved.tolist() == [[0.5, 0], [0.5, 1.5], [5, 5]]
+    assert features.grad.abs().max() < 1e-3
+
+
+def test_label_smoothing():
+    logits, label = torch.tensor([[2.0, 0, -1]]), torch.tensor([0])
+    assert float(F.cross_entropy(logits, label, label_smoothing=0.1)) == pytest.approx(0.3365, abs=1e-4)

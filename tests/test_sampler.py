@@ -1,0 +1,87 @@
+"""Identity batches: the papers' lengths, balance, ranks, determinism."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vireid.data.sampler import Sampling, epoch_batches, steps_per_epoch
+from vireid.errors import InputError
+
+
+def table(identities=10, visible=7, infrared=7):
+    labels = np.repeat(np.arange(identities), visible + infrared)
+    modality = np.tile([0] * visible + [1] * infrared, identities)
+    return labels, modality
+
+
+@pytest.mark.parametrize(
+    ("visible", "infrared", "steps"), [(22258, 11909, 696), (2060, 2060, 65), (70, 70, 3), (64, 64, 3)]
+)
+def test_epoch_length(visible, infrared, steps):
+    modality = np.array([0] * visible + [1] * infrared)
+    assert steps_per_epoch(modality, Sampling()) == steps
+
+
+def test_cross_batches_pair_the_labels_of_both_modalities():
+    labels, modality = table()
+    batches = epoch_batches(labels, modality, Sampling(), seed=0, epoch=0)
+    assert len(batches) == 3
+    for batch in batches:
+        assert modality[batch].tolist() == [0] * 32 + [1] * 32
+        assert np.array_equal(labels[batch[:32]], labels[batch[32:]])
+        assert len(np.unique(labels[batch])) == 8
+        assert np.array_equal(labels[batch[:32]], np.repeat(labels[batch[:32:4]], 4))
+
+
+def test_batches_depend_on_seed_and_epoch_only():
+    labels, modality = table()
+    draw = lambda seed, epoch: np.stack(epoch_batches(labels, modality, Sampling(), seed=seed, epoch=epoch))  # noqa: E731
+    assert np.array_equal(draw(1, 2), draw(1, 2))
+    assert not np.array_equal(draw(1, 2), draw(1, 3))
+    assert not np.array_equal(draw(1, 2), draw(2, 2))
+
+
+@pytest.mark.parametrize("kind", ["cross", "single"])
+def test_ranks_share_a_global_batch_by_identity(kind):
+    labels, modality = table(12, 8, 8)
+    sampling = Sampling(kind=kind)
+    whole = epoch_batches(labels, modality, sampling, seed=0, epoch=1)
+    parts = [epoch_batches(labels, modality, sampling, seed=0, epoch=1, rank=r, world_size=2) for r in (0, 1)]
+    for batch, first, second in zip(whole, *parts, strict=True):
+        assert not set(labels[first]) & set(labels[second])
+        assert sorted(batch) == sorted([*first, *second])
+
+
+def test_single_batches_use_each_image_once():
+    labels = np.repeat(np.arange(20), [9] * 18 + [2, 4])
+    batches = epoch_batches(labels, np.zeros_like(labels), Sampling(kind="single", identities=4), seed=0, epoch=0)
+    used = np.concatenate(batches)
+    enough = used[labels[used] != 18]
+    assert len(set(enough)) == len(enough)
+    for batch in batches:
+        assert np.unique(labels[batch], return_counts=True)[1].tolist() == [4] * 4
+
+
+@given(st.integers(0, 5), st.integers(1, 4), st.integers(0, 4), st.integers(1, 6))
+def test_unequal_counts(seed, visible, infrared, identities):
+    rng = np.random.default_rng(seed)
+    labels = np.concatenate([np.arange(6), np.arange(6), rng.integers(0, 6, 30)])
+    modality = np.concatenate([np.zeros(6, int), np.ones(6, int), rng.integers(0, 2, 30)])
+    sampling = Sampling(identities=identities, visible=visible, infrared=infrared, steps=2)
+    for batch in epoch_batches(labels, modality, sampling, seed=seed, epoch=0):
+        assert (modality[batch] == 0).sum() == identities * visible
+        assert (modality[batch] == 1).sum() == identities * infrared
+
+
+@pytest.mark.parametrize(
+    ("sampling", "world_size", "sentence"),
+    [
+        (Sampling(identities=11), 1, "needs sampling.identities=11 identities with images in every sampled modality"),
+        (Sampling(kind="single", identities=11), 1, "the training set has 10"),
+        (Sampling(identities=9), 2, "cannot be divided over 2 devices"),
+    ],
+)
+def test_sampling_errors(sampling, world_size, sentence):
+    with pytest.raises(InputError, match=sentence):
+        epoch_batches(*table(), sampling, seed=0, epoch=0, world_size=world_size)
