@@ -262,6 +262,13 @@ def test_no_valid_query_names_cameras_identities_rule_and_switch():
         rank_metrics([[0.1]], [5], [6], [3], [2])
 
 
+@pytest.mark.parametrize("gallery", [[], [-1, -1]])
+def test_a_gallery_without_images_has_no_valid_query(gallery):
+    for unit in UNITS:
+        with pytest.raises(InputError, match="against 0 gallery images"):
+            rank_metrics(np.ones((1, len(gallery))), [1], gallery, [1], [2] * len(gallery), cmc_unit=unit)
+
+
 @pytest.mark.parametrize(
     ("distances", "change", "message"),
     [

@@ -195,10 +195,8 @@ def test_instants_pair_both_modalities_at_one_time(small):
 
 
 def test_trees_are_those_that_the_real_loaders_read(tmp_path):
-    trees = {
-        name: write_dataset(tmp_path / name, layout=name, preset="demo", ids=5, workers=1)
-        for name in ("sysu_mm01", "regdb", "llcm")
-    }
+    layouts = ("sysu_mm01", "regdb", "llcm")
+    trees = {name: write_dataset(tmp_path / name, layout=name, ids=5, workers=1) for name in layouts}
     sysu = sysu_mm01.load(trees["sysu_mm01"], train_ids="train")
     assert set(sysu.where(split="val").camid) == {3, 4, 5}
     assert set(sysu.where(split="test").camid) == {1, 2, 3, 4, 5, 6}

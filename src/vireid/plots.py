@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from itertools import cycle
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib import colormaps
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 
 from vireid.records import Modality
 
+Curve = NDArray[np.float64]
 Line = tuple[Sequence[float], Sequence[float]]
 """x and y of one curve."""
 
@@ -25,21 +28,23 @@ MARKERS = {Modality.VISIBLE: "o", Modality.INFRARED: "^"}
 _STYLE = "<style>svg{color:#1b2026}@media(prefers-color-scheme:dark){svg{color:#dfe4ea}}</style>"
 
 
-def cmc_figure(curves: Mapping[str, NDArray[np.float64]]) -> Figure:
+def cmc_figure(curves: Mapping[str, Sequence[Curve]]) -> Figure:
     """Draw cumulative matching characteristics.
 
     Args:
-        curves: (max_rank,) shares of 1 by label.
+        curves: (max_rank,) shares of 1 by label, the first solid and the others of the label dashed.
     """
     figure, (axes,) = _figure(1)
-    lowest = min(float(curve[0]) for curve in curves.values())
-    for index, (label, curve) in enumerate(curves.items()):
-        style = {"color": PALETTE[index % 2], "linestyle": "-" if index < 2 else "--"}
-        axes.plot(np.arange(1, len(curve) + 1), curve, marker="o", markersize=3, label=label, **style)
-    axes.set(xlabel="rank k", ylabel="queries with a true match in the first k", ylim=(max(0, lowest - 0.1), 1.01))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    drawn = [(label, index, curve) for label, group in curves.items() for index, curve in enumerate(group)]
+    colors = dict(zip(curves, cycle(PALETTE), strict=False))
+    for label, index, curve in drawn:
+        style: dict[str, Any] = {"linestyle": "--", "linewidth": 1.2} if index else {"linewidth": 2, "label": label}
+        axes.plot(np.arange(1, len(curve) + 1), curve, color=colors[label], **style)
+    lowest = min(float(curve[0]) for _, _, curve in drawn)
+    axes.set(xlabel="rank k", ylabel="queries with a match in the first k", ylim=(max(0, lowest - 0.1), 1.01))
+    axes.set_xticks([1, *range(5, max(len(curve) for _, _, curve in drawn) + 1, 5)])
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    _legend(axes, "lower right")
+    _legend_above(figure)
     return figure
 
 
@@ -51,13 +56,12 @@ def distance_figure(same: NDArray[np.floating], other: NDArray[np.floating]) -> 
         other: (O,) distances between identities.
     """
     figure, (axes,) = _figure(1)
-    bins = np.histogram_bin_edges(np.concatenate([same, other]), bins=60)
+    bins = np.histogram_bin_edges(np.concatenate([same, other]), bins=60).tolist()
     for values, label, color in ((same, "same person", PALETTE[2]), (other, "different people", PALETTE[5])):
         axes.hist(values, bins=bins, density=True, color=color, alpha=0.55, label=f"{label} ({len(values):,} pairs)")
         axes.axvline(float(np.median(values)), color=color, linestyle="--", linewidth=1.4)
     axes.set(xlabel="distance across modalities (dashed: median)", ylabel="density")
-    axes.set_ylim(top=axes.get_ylim()[1] * 1.15)
-    _legend(axes, "upper left")
+    _legend_above(figure)
     return figure
 
 
@@ -75,15 +79,14 @@ def embedding_figure(points: NDArray[np.floating], pid: NDArray[np.int64], modal
     hues[:, :3] = 0.15 + 0.72 * hues[:, :3]
     for kind in Modality:
         rows = modality == kind
-        shape = {"marker": MARKERS[kind], "s": 20, "linewidths": 0, "alpha": 0.85}
+        shape: dict[str, Any] = {"marker": MARKERS[kind], "s": 20, "linewidths": 0, "alpha": 0.85}
         panels[0].scatter(*points[rows].T, color=hues[rows], **shape)
         panels[1].scatter(*points[rows].T, color=COLORS[kind], label=str(kind), **shape)
     for axes, title in zip(panels, ("colour: identity", "colour: modality"), strict=True):
         axes.set_title(f"{title}, shape: modality", fontsize=9.5, color=INK)
         axes.set(xticks=[], yticks=[])
         axes.grid(visible=False)
-        axes.spines[:].set_visible(True)
-        axes.spines[:].set_alpha(0.25)
+        axes.spines[:].set(visible=True, color=INK, alpha=0.25)
     _legend(panels[1], "best")
     return figure
 
@@ -135,5 +138,9 @@ def _figure(columns: int, height: float = 3.5) -> tuple[Figure, list[Axes]]:
     return figure, panels
 
 
-def _legend(axes: Axes, place: str) -> None:
+def _legend_above(figure: Figure) -> None:
+    figure.legend(loc="outside upper left", ncols=2, fontsize=8.5, frameon=False, labelcolor=INK)
+
+
+def _legend(axes: Axes, place: Literal["best"]) -> None:
     axes.legend(loc=place, fontsize=8.5, frameon=False, labelcolor=INK)

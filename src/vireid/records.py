@@ -38,6 +38,8 @@ class Modality(IntEnum):
         Raises:
             InputError: for any other value.
         """
+        if isinstance(value, cls):
+            return value
         if isinstance(value, str) and value.strip().upper() in cls.__members__:
             return cls[value.strip().upper()]
         if str(value).strip() in {"0", "1"}:

@@ -34,14 +34,13 @@ def load(root: str | Path, *, spectrum: str = "nir") -> Records:
 def instants(records: Records) -> NDArray[np.int64]:
     """Return (N,) numbers that visible and infrared images of one instant share, -1 for images without a partner."""
     column = _column(records.root, "pair")
-    return column.loc[records.path].to_numpy(dtype=np.int64)
+    return column.reindex(records.path.tolist()).to_numpy(dtype=np.int64)
 
 
 def _column(root: Path, name: str) -> pd.Series:
     """Read a column of `manifest.csv` that only synthetic data has, indexed by path."""
+    file = root / "manifest.csv"
     try:
-        return pd.read_csv(root / "manifest.csv", index_col="path", usecols=["path", name])[name]
+        return pd.read_csv(file, index_col="path", usecols=["path", name])[name]
     except ValueError:
-        raise InputError(
-            f"{root / 'manifest.csv'} has no column {name}: render the folder with `vireid synth`"
-        ) from None
+        raise InputError(f"{file} has no column {name}: render the folder with `vireid synth`") from None

@@ -42,7 +42,8 @@ def hide_codes(
 class Labels:
     """Identities and cameras of a ranking, with the gallery's junk left out.
 
-    `order` lists gallery positions by identity, `starts` where each identity begins in it.
+    `identity` numbers the gallery's identities from 0; `order` lists gallery positions by identity, `starts`
+    where each begins in it.
     """
 
     query_pids: NDArray[np.int64]
@@ -53,6 +54,7 @@ class Labels:
     gallery_codes: NDArray[np.int32] | None
     keep: NDArray[np.int64]
     num_given: int
+    identity: NDArray[np.int64]
     order: NDArray[np.int64]
     starts: NDArray[np.int64]
 
@@ -69,9 +71,10 @@ class Labels:
         given, g, d = len(g), g[keep], d[keep]
         codes = hide_codes(hide, np.concatenate([q, g]), np.concatenate([c, d]))
         asking, searched = (None, None) if codes is None else (codes[: len(q)], codes[len(q) :])
-        order = np.argsort(g, kind="stable")
-        starts = np.flatnonzero(np.diff(g[order], prepend=JUNK_PID - 1))
-        return cls(q, g, c, d, asking, searched, keep, given, order, starts)
+        identity = np.unique(g, return_inverse=True)[1]
+        order = np.argsort(identity, kind="stable")
+        starts = np.flatnonzero(np.diff(identity[order], prepend=-1))
+        return cls(q, g, c, d, asking, searched, keep, given, identity, order, starts)
 
     def kept(self, block: Any, rows: slice) -> NDArray[Any]:
         """Return a block's distances as floating NumPy with the junk columns dropped."""

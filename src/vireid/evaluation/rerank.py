@@ -17,7 +17,6 @@ from scipy import sparse
 
 from vireid.errors import InputError
 from vireid.evaluation.distances import Features, as_features, num_workers
-from vireid.evaluation.scoring import stable_order
 
 _BLOCK_ENTRIES = 2**22
 _DOUBT = 1e-6
@@ -103,7 +102,7 @@ def nearest_neighbours(
         doubtful = rows[_is_close(values, sizes, _DOUBT * (norms[rows] + norms.max()))]
         again = exact_norms - 2 * (exact[doubtful] @ exact.T)
         again[np.arange(len(doubtful)), doubtful] = -np.inf
-        neighbours[doubtful] = stable_order(again)[:, :count]
+        neighbours[doubtful] = np.argsort(again, axis=1, kind="stable")[:, :count]
 
     step = max(32, _BLOCK_ENTRIES // n)
     with ThreadPoolExecutor(num_workers()) as pool:
@@ -127,7 +126,7 @@ def _smallest(block: NDArray[np.float32], count: int) -> tuple[NDArray[np.int64]
 def _is_close(values: NDArray[np.float32], sizes: tuple[int, ...], margin: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Return the rows whose last member of some set is no nearer than the first left out, by a margin."""
     ends = np.array([size for size in sizes if size < values.shape[1]], dtype=np.int64)
-    return (values[:, ends] - values[:, ends - 1] <= margin[:, None]).any(axis=1)
+    return np.any(values[:, ends] - values[:, ends - 1] <= margin[:, None], axis=1)
 
 
 def reciprocal_weights(

@@ -1,8 +1,8 @@
 """AP, INP and rank of a block of queries, without sorting pairs of (distance, image).
 
 The measures depend only on where the true matches stand. A block of distances is therefore sorted by
-value alone (vectorised, several times quicker than an argsort) and the matches are looked up in it; only
-queries in which a match ties with another image need the stable order of (distance, gallery position).
+value alone (vectorised, several times quicker than an argsort) and the matches are looked up in it. Only
+among the images at exactly a match's distance does gallery position decide, and only those are compared.
 """
 
 from __future__ import annotations
@@ -29,15 +29,21 @@ def score_rows(
         np.copyto(values, np.inf, where=hidden)
     row, col = labels.true_matches(rows)
     matched, count = _pad_rows(values[row, col], row, len(values))
-    ahead = _identities_ahead(values, matched, labels) if cmc_unit == "identity" else None
+    best = np.minimum.reduceat(values[:, labels.order], labels.starts, axis=1) if cmc_unit == "identity" else None
     values.sort(axis=1)
     if values.size and np.isnan(values[:, -1]).any():
         raise InputError(f"distances of queries {rows.start} to {rows.stop} hold NaN: check the features")
     place = torch.searchsorted(torch.from_numpy(values), torch.from_numpy(matched)).numpy()
-    tied = np.flatnonzero(_is_tied(values, matched, place, count))
-    if len(tied):
-        visible = distances[tied] if hidden is None else np.where(hidden[tied], np.nan, distances[tied])
-        _resolve_ties(visible, labels.query_pids[rows][tied], labels.gallery_pids, tied, count, place, ahead)
+    ahead = None if best is None else np.count_nonzero(best < matched[:, :1], axis=1)
+    tied = _tied_matches(values, matched, place, count)
+    for query in np.flatnonzero(tied.any(axis=1)):
+        levels = matched[query, tied[query]]
+        level, col = _images_at(levels, distances[query], None if hidden is None else hidden[query])
+        hit = labels.gallery_pids[col] == labels.query_pids[rows.start + query]
+        place[query, tied[query]] += (np.arange(len(col)) - np.searchsorted(level, level))[hit]
+        if best is not None and ahead is not None and tied[query, 0]:
+            earlier = np.unique(labels.identity[col[: hit.argmax()]])
+            ahead[query] += np.count_nonzero(best[query, earlier] == levels[0])
     return _average(place + 1, count, ahead)
 
 
@@ -51,54 +57,27 @@ def _pad_rows(matched: NDArray[Any], row: NDArray[np.int64], num_rows: int) -> t
     return padded, count
 
 
-def _identities_ahead(values: NDArray[Any], matched: NDArray[Any], labels: Labels) -> NDArray[np.int64]:
-    """Return how many identities' best images stand before the first true match (ties not resolved)."""
-    if not len(labels.starts):
-        return np.zeros(len(values), np.int64)
-    best = np.minimum.reduceat(values[:, labels.order], labels.starts, axis=1)
-    return np.count_nonzero(best < matched[:, :1], axis=1).astype(np.int64)
-
-
-def _is_tied(
+def _tied_matches(
     values: NDArray[Any], matched: NDArray[Any], place: NDArray[np.int64], count: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """Return which rows have a true match at the distance of another image; `values` is sorted."""
+    """Return which true matches share their distance with another image; `values` is sorted."""
     if not values.size:
-        return np.zeros(len(values), bool)
+        return np.zeros(matched.shape, bool)
     following = np.take_along_axis(values, np.minimum(place + 1, values.shape[1] - 1), axis=1)
     tied = (following == matched) & (place + 1 < values.shape[1])
-    return (tied & (np.arange(matched.shape[1]) < count[:, None])).any(axis=1)
+    return tied & (np.arange(matched.shape[1]) < count[:, None])
 
 
-def _resolve_ties(
-    visible: NDArray[Any],
-    query_pids: NDArray[np.int64],
-    gallery_pids: NDArray[np.int64],
-    tied: NDArray[np.int64],
-    count: NDArray[np.int64],
-    place: NDArray[np.int64],
-    ahead: NDArray[np.int64] | None,
-) -> None:
-    """Write the exact 0-based places (and identities ahead) of the tied rows; hidden distances are NaN."""
-    ranked = gallery_pids[stable_order(visible)]
-    for query, pid, pids in zip(tied, query_pids, ranked, strict=True):
-        place[query, : count[query]] = np.flatnonzero(pids == pid)[: count[query]]
-        if ahead is not None:
-            ahead[query] = len(np.unique(pids[: place[query, 0]]))
-
-
-def stable_order(values: NDArray[Any]) -> NDArray[np.int64]:
-    """Return each row's columns by (value, column), NaN last.
-
-    An unstable argsort followed by a sort of (run of equal values, column) as one integer: both are
-    vectorised in NumPy, its stable argsort is not.
-    """
-    order = np.argsort(values, axis=1)
-    ordered = np.take_along_axis(values, order, axis=1)
-    run = np.cumsum(ordered[:, 1:] != ordered[:, :-1], axis=1)
-    order[:, 1:] |= run << 32
-    order.sort(axis=1)
-    return order & (2**32 - 1)
+def _images_at(
+    levels: NDArray[Any], distances: NDArray[Any], hidden: NDArray[np.bool_] | None
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return distance and gallery position of a query's visible images at the given distances, in order."""
+    chosen = np.isin(distances, levels)
+    if hidden is not None:
+        chosen &= ~hidden
+    col = np.flatnonzero(chosen)
+    col = col[np.argsort(distances[col], kind="stable")]
+    return distances[col], col
 
 
 def _average(

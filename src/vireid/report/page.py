@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -13,6 +12,7 @@ from jinja2 import Environment, StrictUndefined
 
 from vireid import __version__, plots
 from vireid.data import find_dataset
+from vireid.data.images import Progress
 from vireid.evaluation.tables import COLUMNS
 from vireid.files import write_text
 from vireid.recipe import save_recipe
@@ -20,7 +20,7 @@ from vireid.report import sections
 from vireid.report.results import Checkpoint, Run, read_run
 
 
-def write_report(run: Path, target: Path, progress: Callable[[int, int], None] | None = None) -> None:
+def write_report(run: Path, target: Path, progress: Progress | None = None) -> None:
     """Write a run's report: one HTML file that needs nothing else.
 
     Args:
@@ -43,7 +43,9 @@ def render_page(run: Run) -> str:
 
 def _header(run: Run) -> dict[str, Any]:
     recipe, last = run.recipe, run.checkpoints[0]
-    info = find_dataset(recipe.data.name)
+    title = find_dataset(recipe.data.name).title
+    if run.synthetic and recipe.data.name != "synthetic":
+        title = f"synthetic people in the layout of {title}"
     trained = datetime.fromtimestamp((run.folder / "last.safetensors").stat().st_mtime, UTC)
     facts = {
         "method": recipe.method.upper(),
@@ -55,8 +57,8 @@ def _header(run: Run) -> dict[str, Any]:
         "commit": last.card.commit or "unknown",
     }
     return {
-        "title": f"{recipe.method.upper()} on {info.title}",
-        "synthetic": info.name == "synthetic",
+        "title": f"{recipe.method.upper()} on {title}",
+        "synthetic": run.synthetic,
         "summary": _summary(last),
         "training_data": last.card.training_data,
         "facts": facts,
@@ -67,20 +69,20 @@ def _summary(last: Checkpoint) -> str:
     result = last.results[0]
     trial, mean = result.summary.trials[0], result.summary.mean()
     query, gallery = sections.direction(result.protocol).split(" → ")
-    query, gallery = (f"{side} images" if side in ("visible", "infrared") else f"{side} images" for side in (query, gallery))
     return (
-        f"For {100 * mean['rank1']:.1f} % of {trial.num_valid_queries:,} {query}, the nearest of "
-        f"{trial.num_gallery:,} {gallery} shows the same person."
+        f"For {100 * mean['rank1']:.1f} % of {trial.num_valid_queries:,} {query} images, the most similar of "
+        f"{trial.num_gallery:,} {gallery} images shows the same person."
     )
 
 
 def _results(run: Run) -> dict[str, Any]:
     rows = sections.metric_rows(run)
+    names = [result.protocol.name for result in sections.main_results(run.checkpoints[0]).values()]
     best = [checkpoint.card for checkpoint in run.checkpoints if checkpoint.name == "best"]
     return {
         "columns": COLUMNS,
         "rows": rows,
-        "tiles": [row for row in rows if row["checkpoint"] == "last"][:2],
+        "tiles": [row for row in rows if row["checkpoint"] == "last" and row["protocol"] in names],
         "best": best[0] if best else None,
     }
 
@@ -95,12 +97,11 @@ def _pictures(run: Run) -> dict[str, Any]:
         "training": training,
     }
     ranked = {
-        sections.direction(result.protocol): sections.ranked_queries(last, result, feature)
-        for result in reversed(last.results)
+        words: sections.ranked_queries(last, result, feature) for words, result in sections.main_results(last).items()
     }
     return {
         "figures": {name: sections.data_uri(svg, "image/svg+xml") for name, svg in svgs.items()},
-        "ranked": dict(reversed(ranked.items())),
+        "ranked": ranked,
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor, from_numpy, inference_mode
 
 from vireid.bundle import BundleCard, read_card
 from vireid.data import find_dataset
+from vireid.data.images import Progress
 from vireid.embedder import Embedder
 from vireid.errors import InputError
 from vireid.evaluation.evaluate import Evaluation, FeatureTable, find_protocol, protocol_splits
@@ -23,9 +23,8 @@ from vireid.evaluation.protocols import Protocol
 from vireid.plots import Line
 from vireid.recipe import Recipe, load_recipe
 from vireid.records import Modality, Records
+from vireid.synth.dataset import CARD
 from vireid.training import open_records
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,7 @@ class Run:
         folder: where it lies.
         recipe: what was trained.
         environment: versions and machine.
+        synthetic: whether the images are rendered.
         checkpoints: `last`, then `best` where there is one.
         losses: epochs and mean values by loss term.
         scores: epochs and values by validation metric.
@@ -61,6 +61,7 @@ class Run:
     folder: Path
     recipe: Recipe
     environment: dict[str, Any]
+    synthetic: bool
     checkpoints: tuple[Checkpoint, ...]
     losses: dict[str, Line]
     scores: dict[str, Line]
@@ -73,7 +74,9 @@ def read_run(folder: Path, progress: Progress | None = None) -> Run:
         InputError: when the folder holds no finished run, or its data set is not where the recipe says.
     """
     if not (folder / "recipe.yaml").is_file():
-        raise InputError(f"{folder} is no run folder (it has no recipe.yaml): make one with vireid train --out {folder}")
+        raise InputError(
+            f"{folder} is no run folder (it has no recipe.yaml): make one with vireid train --out {folder}"
+        )
     if not (folder / "last.safetensors").is_file():
         raise InputError(f"run {folder} has no last.safetensors: finish it with vireid train --resume {folder}")
     recipe = load_recipe(folder / "recipe.yaml")
@@ -84,7 +87,15 @@ def read_run(folder: Path, progress: Progress | None = None) -> Run:
     steps = [_part(progress, index, len(bundles)) for index in range(len(bundles))]
     checkpoints = [_evaluate(path, recipe, records, protocols, step) for path, step in zip(bundles, steps, strict=True)]
     losses, scores = read_log(folder / "logs" / "metrics.csv")
-    return Run(folder, recipe, _read_json(folder / "environment.json"), tuple(checkpoints), losses, scores)
+    return Run(
+        folder=folder,
+        recipe=recipe,
+        environment=_read_json(folder / "environment.json"),
+        synthetic=recipe.data.name == "synthetic" or (records.root / CARD).is_file(),
+        checkpoints=tuple(checkpoints),
+        losses=losses,
+        scores=scores,
+    )
 
 
 def both_directions(protocols: list[Protocol]) -> list[Protocol]:
@@ -115,7 +126,7 @@ def read_log(path: Path) -> tuple[dict[str, Line], dict[str, Line]]:
     if not path.is_file():
         return {}, {}
     means = pd.read_csv(path).groupby("epoch").mean().drop(columns="step")
-    lines = {}
+    lines: dict[str, Line] = {}
     for name in means:
         column = means[name].dropna()
         lines[str(name)] = ((column.index + 1).tolist(), column.tolist())
@@ -129,9 +140,7 @@ def _evaluate(
 ) -> Checkpoint:
     validation, card = recipe.validation, read_card(path)
     embedder = Embedder.load(path)
-    table = FeatureTable.extract(
-        embedder, records, flip=validation.flip, cache=recipe.data.cache, progress=progress
-    )
+    table = FeatureTable.extract(embedder, records, flip=validation.flip, cache=recipe.data.cache, progress=progress)
     results = [table.evaluate(p, feature=validation.feature, selection=card.selection) for p in protocols]
     return Checkpoint(path.stem, card, table, tuple(results))
 

@@ -26,8 +26,10 @@ from vireid.report.strips import Strip, choose_queries, rank_strips
 
 STRIP_SIZE = (128, 64)
 """Height and width in pixels of the images in a strip."""
-MAX_PAIRS_SIDE = 1500
+MAX_SIDE = 1500
+"""Images a side that the distance histograms pair."""
 MAX_IDENTITIES, MAX_IMAGES = 30, 10
+"""Identities of the t-SNE plane, and images of each in a modality."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,14 @@ def direction(protocol: Protocol) -> str:
     """Return the direction in words."""
     query, gallery = protocol.query.modality, protocol.gallery.modality
     return "query → gallery" if query is None or gallery is None else f"{query} → {gallery}"
+
+
+def main_results(checkpoint: Checkpoint) -> dict[str, Evaluation]:
+    """Return the first result of each direction."""
+    first: dict[str, Evaluation] = {}
+    for result in checkpoint.results:
+        first.setdefault(direction(result.protocol), result)
+    return first
 
 
 def metric_rows(run: Run) -> list[dict[str, Any]]:
@@ -122,18 +132,15 @@ def _shot(records: Records, row: int, role: str) -> Shot:
 
 def cmc_svg(run: Run) -> bytes:
     """Return the curves of every protocol for `last` and, dashed, `best`."""
-    curves = {
-        f"{direction(result.protocol)} ({result.protocol.name}), {checkpoint.name}": result.summary.cmc()
-        for checkpoint in run.checkpoints
-        for result in checkpoint.results
-    }
+    pairs = zip(*(checkpoint.results for checkpoint in run.checkpoints), strict=True)
+    curves = {pair[0].protocol.name: [result.summary.cmc() for result in pair] for pair in pairs}
     return plots.to_svg(plots.cmc_figure(curves))
 
 
 def distance_svg(checkpoint: Checkpoint, result: Evaluation, feature: str) -> bytes:
     """Return the histograms of the pairs that the first trial ranks, evenly thinned where there are many."""
     records = checkpoint.table.records
-    query, gallery = (_thin(rows, MAX_PAIRS_SIDE) for rows in result.protocol.draw(records))
+    query, gallery = (_thin(rows, MAX_SIDE) for rows in result.protocol.draw(records))
     gallery = gallery[records.pid[gallery] != JUNK_PID]
     block = distances(checkpoint.table, feature, query, gallery).float().numpy()
     same = records.pid[query][:, None] == records.pid[gallery]

@@ -15,10 +15,10 @@ Point = NDArray[np.float64]
 Skeleton = dict[str, Point]
 
 KEYPOINTS = (
-    ("nose", "neck")
-    + ("r_shoulder", "r_elbow", "r_wrist", "l_shoulder", "l_elbow", "l_wrist")
-    + ("r_hip", "r_knee", "r_ankle", "l_hip", "l_knee", "l_ankle")
-    + ("r_eye", "l_eye", "r_ear", "l_ear")
+    *("nose", "neck"),
+    *("r_shoulder", "r_elbow", "r_wrist", "l_shoulder", "l_elbow", "l_wrist"),
+    *("r_hip", "r_knee", "r_ankle", "l_hip", "l_knee", "l_ankle"),
+    *("r_eye", "l_eye", "r_ear", "l_ear"),
 )
 """Joint of each OpenPose COCO-18 keypoint, in order."""
 

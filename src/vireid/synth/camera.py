@@ -28,6 +28,7 @@ class Camera:
     approach: float
     blur: float
     contrast: float
+    saturation: float
     tint: tuple[float, float, float]
     scenes: int = 4
 
@@ -53,6 +54,7 @@ def make_camera(seed: int, camid: int, spectrum: str) -> Camera:
         approach=float(rng.uniform(0.35, 0.65)),
         blur=float(rng.uniform(0.4, 1.0)),
         contrast=float(rng.uniform(0.85, 1.1)),
+        saturation=float(rng.uniform(0.5, 0.95)),
         tint=tuple(float(t) for t in 1 + rng.normal(0, 0.05, 3)),  # type: ignore[arg-type]
     )
 

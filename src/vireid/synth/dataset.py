@@ -173,7 +173,10 @@ def _write_chunk(items: Sequence[Item], folder: Path, seed: int, difficulty: Dif
 def _write_item(item: Item, folder: Path, seed: int, difficulty: Difficulty) -> _Written:
     photo = take(item.shot, seed, difficulty)
     file = folder / item.path
-    options = {"quality": photo.quality} if file.suffix == ".jpg" else {}
-    Image.fromarray(photo.pixels).save(file, **options)
+    image = Image.fromarray(photo.pixels)
+    if file.suffix == ".jpg":
+        image.save(file, quality=photo.quality)
+    else:
+        image.save(file)
     digest = hashlib.sha256(photo.pixels.tobytes() + bytes([photo.quality])).hexdigest()[:16]
     return _Written(digest, photo.keypoints)

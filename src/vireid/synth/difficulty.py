@@ -24,18 +24,18 @@ class Difficulty:
         jpeg_quality: range of the stored quality.
     """
 
-    nir_correlation: float = 0.9
-    texture_loss: float = 0.5
-    view_range_deg: float = 45.0
-    night: float = 0.5
+    nir_correlation: float = 0.985
+    texture_loss: float = 0.2
+    view_range_deg: float = 40.0
+    night: float = 0.4
     inversion: float = 0.25
-    noise: float = 0.03
-    blur: float = 1.0
+    noise: float = 0.012
+    blur: float = 0.6
     clutter: float = 1.0
-    occlusion: float = 0.15
+    occlusion: float = 0.03
     box_jitter: float = 0.03
-    resolution: tuple[int, int] = (56, 128)
-    jpeg_quality: tuple[int, int] = (55, 92)
+    resolution: tuple[int, int] = (80, 128)
+    jpeg_quality: tuple[int, int] = (60, 92)
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Preset:
     val: int
     test: int
     images: tuple[int, int, int] = (5, 4, 4)
-    shared: int = 2
+    shared: int = 1
     difficulty: Difficulty = field(default_factory=Difficulty)
     seed: int = 0
 
@@ -73,20 +73,24 @@ class Preset:
 
 
 PRESETS = {
-    "demo": Preset(
-        train=200,
-        val=20,
-        test=40,
-        difficulty=Difficulty(nir_correlation=0.97, view_range_deg=30, noise=0.015, clutter=0.6),
-    ),
-    "synthetic-v1": Preset(train=500, val=50, test=100),
+    "demo": Preset(200, 20, 40, difficulty=Difficulty(view_range_deg=25, clutter=0.5, occlusion=0, box_jitter=0.02)),
+    "synthetic-v1": Preset(500, 50, 100),
     "synthetic-hard": Preset(
         train=3000,
         val=200,
         test=500,
         images=(8, 6, 6),
         difficulty=Difficulty(
-            nir_correlation=0.4, view_range_deg=90, noise=0.06, clutter=1.6, occlusion=0.35, box_jitter=0.06
+            nir_correlation=0.4,
+            texture_loss=0.5,
+            view_range_deg=90,
+            noise=0.05,
+            blur=1.2,
+            clutter=1.6,
+            occlusion=0.3,
+            box_jitter=0.05,
+            resolution=(48, 128),
+            jpeg_quality=(40, 90),
         ),
     ),
 }

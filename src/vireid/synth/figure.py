@@ -94,6 +94,9 @@ class _Tailor:
         a, b = (radius * self.unit + ease for radius in radii)
         self.parts.append(_Part(first, last, a, b, thickness, axis, int(material), open_end))
 
+    def near(self, joint: str, left: float, up: float, forward: float) -> Point:
+        return self.joints[joint] + np.array([left, up, forward])
+
     def between(self, start: str, end: str, share: float) -> Point:
         return self.joints[start] + share * (self.joints[end] - self.joints[start])
 
@@ -130,8 +133,7 @@ def _trunk(tailor: _Tailor, identity: Identity) -> None:
     joints, girth = tailor.joints, shape.girth
     ease = outfit.upper_ease_m
     waist, chest, hips = 0.076 * girth, 0.088 * (0.5 + 0.5 * girth) * shape.shoulders, 0.094 * girth * shape.hips
-    cloth = {"thickness": 0.68, "ease": ease}
-    tailor.add("chest", "waist", (chest, waist), Slot.UPPER, **cloth)
+    tailor.add("chest", "waist", (chest, waist), Slot.UPPER, thickness=0.68, ease=ease)
     under = 0.02 if outfit.lower == "skirt" else outfit.lower_ease_m
     cover = max(ease, under + 0.012)
     covered = (waist + ease / tailor.unit, hips + cover / tailor.unit)
@@ -146,7 +148,8 @@ def _trunk(tailor: _Tailor, identity: Identity) -> None:
         _hanging(tailor, length, hips, Slot.LOWER, under, under + outfit.flare_m)
     if outfit.scarf:
         tailor.add("neck", tailor.between("neck", "chin", 0.4), (0.052, 0.046), Slot.HAT, thickness=0.9)
-        tailor.add(joints["neck"] + (0.04, 0.0, 0.07), joints["chest"] + (0.05, -0.12, 0.12), (0.02, 0.022), Slot.HAT)
+        tail = tailor.near("chest", 0.05, -0.12, 0.12)
+        tailor.add(tailor.near("neck", 0.04, 0.0, 0.07), tail, (0.012, 0.013), Slot.HAT)
 
 
 def _hanging(tailor: _Tailor, drop_m: float, hips: float, slot: Slot, ease_m: float, flare_m: float) -> None:
@@ -220,8 +223,7 @@ def _head(tailor: _Tailor, outfit: Outfit) -> None:
     back = joints["skull"] - joints["nose"]
     back = back / np.linalg.norm(back)
     sideways = np.cross(np.array([0.0, 1.0, 0.0]), back)
-    oval = {"thickness": 0.84, "axis": sideways}
-    tailor.add("chin", "crown", (0.027, 0.05), Slot.SKIN, **oval)
+    tailor.add("chin", "crown", (0.027, 0.05), Slot.SKIN, thickness=0.84, axis=sideways)
     tailor.add("nose", "nose", (0.009, 0.009), Slot.SKIN)
     for eye in ("r_eye", "l_eye"):
         tailor.add(eye, eye, (0.008, 0.008), Slot.EYES)
@@ -258,23 +260,31 @@ def _hat(tailor: _Tailor, outfit: Outfit, back: Point, sideways: Point) -> None:
 
 
 def _carry(tailor: _Tailor, outfit: Outfit, girth: float) -> None:
-    joints = tailor.joints
     if outfit.bag == "backpack":
-        behind = np.array([0.0, 0.0, -(0.068 * girth * tailor.unit + 0.07)])
-        top, bottom = joints["chest"] + behind, joints["waist"] + behind
-        tailor.add(top, bottom, (0.062, 0.078), Slot.BAG, thickness=0.75)
-        for side in ("r", "l"):
-            strap = tailor.between("neck", f"{side}_shoulder", 0.62)
-            front = strap + (0.0, 0.0, 0.062 * tailor.unit)
-            tailor.add(strap + (0.0, 0.02, 0.0), front, (0.016, 0.014), Slot.BAG)
-            low = joints["waist"] + (front - joints["waist"]) * (1.15, 0.35, 1.25)
-            tailor.add(front, low, (0.014, 0.012), Slot.BAG)
+        _backpack(tailor, girth)
     elif outfit.bag == "shoulder":
-        hip = joints["l_hip"] + (0.1, 0.02, -0.02)
-        tailor.add(hip + (0.0, 0.0, -0.08), hip + (0.0, 0.0, 0.08), (0.075, 0.075), Slot.BAG, thickness=0.45, axis=LEFT)
-        tailor.add(joints["r_shoulder"] + (0.04, 0.03, 0.08), hip + (0.0, 0.0, 0.1), (0.01, 0.01), Slot.BAG)
-        tailor.add(joints["r_shoulder"] + (0.04, 0.03, -0.08), hip + (0.0, 0.0, -0.1), (0.01, 0.01), Slot.BAG)
+        _bag(tailor, tailor.near("l_hip", 0.1, 0.02, -0.02))
+        for depth in (-0.09, 0.09):
+            top, bottom = tailor.near("r_shoulder", 0.04, 0.03, depth), tailor.near("l_hip", 0.1, 0.02, 1.1 * depth)
+            tailor.add(top, bottom, (0.006, 0.006), Slot.BAG)
     elif outfit.bag == "hand":
-        hand = joints["r_hand"] - (0.0, 0.16, 0.0)
-        tailor.add(hand - (0.0, 0.0, 0.07), hand + (0.0, 0.0, 0.07), (0.075, 0.075), Slot.BAG, thickness=0.5, axis=LEFT)
-        tailor.add("r_hand", hand, (0.008, 0.008), Slot.BAG)
+        hanging = tailor.near("r_hand", 0.0, -0.16, 0.0)
+        _bag(tailor, hanging)
+        tailor.add("r_hand", hanging, (0.005, 0.005), Slot.BAG)
+
+
+def _bag(tailor: _Tailor, middle: Point) -> None:
+    half = 0.08 * FORWARD
+    tailor.add(middle - half, middle + half, (0.044, 0.044), Slot.BAG, thickness=0.5, axis=LEFT)
+
+
+def _backpack(tailor: _Tailor, girth: float) -> None:
+    behind = -(0.068 * girth * tailor.unit + 0.07)
+    top, bottom = tailor.near("chest", 0.0, 0.0, behind), tailor.near("waist", 0.0, 0.0, behind)
+    tailor.add(top, bottom, (0.062, 0.078), Slot.BAG, thickness=0.75)
+    waist = tailor.joints["waist"]
+    for side in ("r", "l"):
+        over = tailor.between("neck", f"{side}_shoulder", 0.62)
+        front = over + 0.062 * tailor.unit * FORWARD
+        tailor.add(over, front, (0.016, 0.014), Slot.BAG)
+        tailor.add(front, waist + (front - waist) * (1.15, 0.35, 1.25), (0.014, 0.012), Slot.BAG)

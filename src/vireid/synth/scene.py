@@ -133,12 +133,15 @@ def _bars(painter: _Painter, x0: float, x1: float, top: float, bottom: float, ba
 def _leaves(painter: _Painter, floor: float) -> None:
     for _ in range(350):
         x, y = painter.rng.uniform(0, WIDTH_M), painter.rng.uniform(0, floor)
-        size = painter.rng.uniform(0.05, 0.3)
-        grey = painter.rng.uniform(0.08, 0.35)
-        leaf = _Surface(
-            (int(180 * grey), int(255 * grey), int(120 * grey)), int(255 * (0.35 + grey)), int(40 + 60 * grey)
-        )
-        painter.shape("ellipse", [(x, y), (x + size, y + 0.7 * size)], leaf)
+        _leaf(painter, x, y, painter.rng.uniform(0.05, 0.3))
+
+
+def _leaf(painter: _Painter, x: float, y: float, size: float) -> None:
+    """Foliage: dark green to the eye, bright in near infrared, close to the air's temperature."""
+    grey = painter.rng.uniform(0.08, 0.32)
+    green = (int(185 * grey), int(255 * grey), int(120 * grey))
+    leaf = _Surface(green, int(255 * (0.35 + grey)), int(42 + 55 * grey))
+    painter.shape("ellipse", [(x, y), (x + size, y + 0.7 * size)], leaf)
 
 
 def _openings(painter: _Painter, floor: float) -> None:
@@ -175,9 +178,8 @@ def _ground(painter: _Painter, floor: float) -> None:
 
 
 def _pole(painter: _Painter, x: float, floor: float) -> None:
-    painter.box(
-        x, 0, painter.rng.uniform(0.05, 0.2), floor + painter.rng.uniform(0, 0.6), painter.surface(0.4, 0.25, 0.2)
-    )
+    rng = painter.rng
+    painter.box(x, 0, rng.uniform(0.05, 0.2), floor + rng.uniform(0, 0.6), painter.surface(0.4, 0.25, 0.2))
 
 
 def _car(painter: _Painter, x: float, floor: float) -> None:
@@ -205,16 +207,8 @@ def _sign(painter: _Painter, x: float, floor: float) -> None:
 
 def _fence(painter: _Painter, x: float, floor: float) -> None:
     rng = painter.rng
-    bottom, tall = floor + rng.uniform(0.0, 0.5), rng.uniform(0.7, 1.4)
-    _bars(
-        painter,
-        x,
-        x + rng.uniform(1, 4),
-        bottom - tall,
-        bottom,
-        painter.surface(0.4, 0.25, 0.15),
-        rng.uniform(0.1, 0.2),
-    )
+    bottom, tall, bar = floor + rng.uniform(0.0, 0.5), rng.uniform(0.7, 1.4), painter.surface(0.4, 0.25, 0.15)
+    _bars(painter, x, x + rng.uniform(1, 4), bottom - tall, bottom, bar, rng.uniform(0.1, 0.2))
 
 
 def _bin(painter: _Painter, x: float, floor: float) -> None:
@@ -229,12 +223,7 @@ def _tree(painter: _Painter, x: float, floor: float) -> None:
     rng = painter.rng
     painter.box(x, 0, rng.uniform(0.12, 0.35), floor + rng.uniform(0.0, 0.5), painter.surface(0.2, 0.06, 0.28))
     for _ in range(25):
-        cx, cy, size = x + rng.normal(0.1, 0.6), rng.uniform(0, 0.35 * floor), rng.uniform(0.15, 0.5)
-        grey = rng.uniform(0.1, 0.3)
-        leaf = _Surface(
-            (int(190 * grey), int(255 * grey), int(120 * grey)), int(255 * (0.4 + grey)), int(45 + 50 * grey)
-        )
-        painter.shape("ellipse", [(cx, cy), (cx + size, cy + 0.7 * size)], leaf)
+        _leaf(painter, x + rng.normal(0.1, 0.6), rng.uniform(0, 0.35 * floor), rng.uniform(0.15, 0.5))
 
 
 def _lamp(painter: _Painter, x: float, floor: float) -> None:

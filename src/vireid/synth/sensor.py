@@ -1,7 +1,7 @@
 """Three sensors looking at the same surfaces: daylight reflection, active near infrared, and thermal emission.
 
-Images are float32 in [0, 1]: (H, W, 3) visible, (H, W) infrared. Visible light is added in squared (linear-light) values
-and shown through a square root, a cheap stand-in for the sRGB curve.
+Images are float32 in [0, 1]: (H, W, 3) visible, (H, W) infrared. Reflected light is added in squared (linear-light)
+values and shown through a square root, a cheap stand-in for the sRGB curve.
 """
 
 from __future__ import annotations
@@ -141,12 +141,14 @@ def _visible(
     hard = rng.uniform(0.1, 1.0) if not night else rng.uniform(0.5, 1.2)
     warm = np.array([1.25, 1.0, 0.7] if night else [1.05, 1.0, 0.95], dtype=np.float32)
     ambient = 0.2 if night else 0.55
-    sky = (ambient * (0.72 + 0.28 * normal[:, 1]) * crevice)[:, None] * np.float32([0.95, 1.0, 1.08])
+    sky = (ambient * (0.72 + 0.28 * normal[:, 1]) * crevice)[:, None] * np.array([0.95, 1.0, 1.08], dtype=np.float32)
     key = (hard * (normal @ sun).clip(0) * (0.5 + 0.5 * crevice))[:, None] * warm
     shadow = _ground_shadow(stage, 0.35 + 0.4 * min(hard, 1.0), rng.uniform(-1.5, 1.5), rng.uniform(0.1, 0.4))
     ground = (ambient + 0.55 * hard * warm) * rng.uniform(0.8, 1.2)
     background = stage.background**2 * shadow[..., None] * ground.astype(np.float32)
     image = _composite(background, stage.surface.index, albedo * (sky + key))
+    grey = image.mean(2, keepdims=True)
+    image = grey + np.float32(camera.saturation) * (image - grey)
     white = np.asarray(camera.tint) * (1 + rng.normal(0, 0.03, 3)) / warm**0.6
     gain = rng.uniform(0.85, 1.25) * camera.contrast / (ambient + 0.45 * hard)
     haze = rng.uniform(0, 0.03)
@@ -208,15 +210,14 @@ def degrade(
     """
     height, width = image.shape[:2]
     per_row = height / rows
-    for axis, pixels in ((0, blur), (1, blur + motion)):
-        size = round(per_row * pixels)
+    for axis, spread in ((0, blur), (1, blur + motion)):
+        size = round(per_row * spread)
         if size > 1:
             image = uniform_filter1d(image, size, axis=axis)
-    pixels = (image.clip(0, 1) * 255).astype(np.uint8)
-    sampled = Image.fromarray(pixels).resize((max(8, round(width / per_row)), rows), Image.Resampling.BILINEAR)
+    sharp = Image.fromarray((image.clip(0, 1) * 255).astype(np.uint8))
+    sampled = sharp.resize((max(8, round(width / per_row)), rows), Image.Resampling.BILINEAR)
     read = np.asarray(sampled, dtype=np.float32)
     grain = rng.standard_normal(read.shape, dtype=np.float32) * (255 * noise) * (1.3 - 0.6 * read / 255)
-    grain += np.float32(255 * fixed) * rng.standard_normal(read.shape[1], dtype=np.float32).reshape(
-        (1, -1) + (1,) * (read.ndim - 2)
-    )
+    stripes = rng.standard_normal(read.shape[1], dtype=np.float32) * np.float32(255 * fixed)
+    grain += stripes[:, None] if read.ndim == 3 else stripes
     return (read + grain).clip(0, 255).astype(np.uint8)

@@ -145,7 +145,7 @@ def _backdrop(scene: Scene, box: Box, spectrum: str, rng: Generator) -> NDArray[
     edges = (left, max(bottom - tall, 0.0), left + wide, bottom)
     window = tuple(PIXELS_PER_METRE * edge for edge in edges)
     cut = image.resize(_RENDER[::-1], Image.Resampling.BILINEAR, box=window)  # type: ignore[arg-type]
-    return np.asarray(cut, dtype=np.float32) / 255
+    return np.asarray(cut, dtype=np.float32) / np.float32(255)
 
 
 def _occlude(image: NDArray[np.float32], rng: Generator) -> NDArray[np.bool_]:

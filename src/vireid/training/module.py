@@ -83,7 +83,7 @@ class TrainingModule(LightningModule):
             return
         broken = [name for name, value in terms.items() if not torch.isfinite(value)]
         raise InputError(
-            f"loss term {', '.join(broken) or 'sum'} became {float(total):g} in epoch {self.current_epoch}, batch "
+            f"loss term {', '.join(broken) or 'sum'} became {total.item():g} in epoch {self.current_epoch}, batch "
             f"{batch_idx}: lower the learning rate, set clip_norm, or train with precision=32; resume from the last "
             "checkpoint with --resume"
         )

@@ -97,13 +97,13 @@ def _fit(recipe: Recipe, run: Path, checkpoint: Path | None, console: Console, d
         f"{precision.name}, validation on {bundles.split} ({len(bundles.records)} images)"
     )
     with _quiet_lightning():
-        trainer = _trainer(recipe, run, bundles, precision, devices, num_nodes)
+        trainer = _trainer(recipe, run, data.steps, bundles, precision, devices, num_nodes)
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     return run / "last.safetensors"
 
 
 def _trainer(
-    recipe: Recipe, run: Path, bundles: Bundles, precision: Precision, devices: int, num_nodes: int
+    recipe: Recipe, run: Path, steps: int, bundles: Bundles, precision: Precision, devices: int, num_nodes: int
 ) -> Trainer:
     return Trainer(
         accelerator="auto",
@@ -127,7 +127,7 @@ def _trainer(
         ],
         plugins=[AtomicCheckpointIO()],
         enable_model_summary=False,
-        log_every_n_steps=10,
+        log_every_n_steps=min(10, steps),
         num_sanity_val_steps=0,
         reload_dataloaders_every_n_epochs=1,
         use_distributed_sampler=False,

@@ -1,0 +1,148 @@
+"""Ablation ladders on synthetic data: train every rung with every seed, write one JSON a run, and the table from those.
+
+    vireid synth --preset synthetic-v1 --out data/synthetic-v1
+    python benchmarks/ladder.py run agw --root data/synthetic-v1 --rung baseline --rung "AGW (all" --seed 0 --seed 1
+    python benchmarks/ladder.py write                               # docs/results.md from benchmarks/results/*.json
+
+A ladder is a YAML file in benchmarks/ladders: a recipe and, for each rung, the `--set` overrides that make it. A run
+that has its JSON is skipped, one that was interrupted is resumed, so the script can be started again at any time.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+import yaml
+from rich.console import Console
+
+from vireid import training
+from vireid.embedder import Embedder
+from vireid.environment import cpu_model, git_commit
+from vireid.evaluation import PRESETS
+from vireid.evaluation.evaluate import FeatureTable
+from vireid.recipe import load_recipe, packaged_recipe
+
+app = typer.Typer()
+HERE = Path(__file__).parent
+PROTOCOLS = ("cross-ir2vis", "cross-vis2ir", "intra-vis")
+METRICS = ("rank1", "mAP", "mINP")
+
+
+def result_file(ladder: str, rung: str, spectrum: str, seed: int) -> Path:
+    """Where a run's JSON lies."""
+    slug = "".join(c if c.isalnum() else "-" for c in rung).strip("-").lower()
+    return HERE / "results" / f"{ladder}.{slug}.{spectrum}.{seed}.json"
+
+
+@app.command()
+def run(
+    ladder: str,
+    root: Annotated[Path, typer.Option(help="folder made by vireid synth")],
+    spectrum: Annotated[str, typer.Option(help="nir or lwir")] = "nir",
+    rung: Annotated[list[str] | None, typer.Option(help="start of a rung's name; default: all")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="default: 0, 1, 2")] = None,
+    override: Annotated[list[str] | None, typer.Option("--set", help="for every rung, such as epochs=4")] = None,
+    work: Annotated[Path, typer.Option(help="run folders, removed when done")] = Path("runs/ladders"),
+) -> None:
+    """Train and evaluate the rungs of one ladder."""
+    definition = yaml.safe_load((HERE / "ladders" / f"{ladder}.yaml").read_text())
+    for number in seed or [0, 1, 2]:
+        for name, changes in definition["rungs"].items():
+            target = result_file(ladder, name, spectrum, number)
+            if target.exists() or (rung and not name.startswith(tuple(rung))):
+                continue
+            folder = work / target.stem
+            started = time.monotonic()
+            if not (folder / "recipe.yaml").exists():
+                fixed = [f"data.root={root}", f"data.options.spectrum={spectrum}", f"seed={number}"]
+                changed = [*fixed, "validation.every=0", *changes, *(override or [])]
+                training.train(load_recipe(packaged_recipe(definition["recipe"], "synthetic"), changed), folder)
+            else:
+                training.resume(folder)
+            seconds = time.monotonic() - started
+            entry = {"ladder": ladder, "rung": name, "spectrum": spectrum, "seed": number, "seconds": round(seconds)}
+            target.parent.mkdir(exist_ok=True)
+            target.write_text(json.dumps({**entry, **score(folder)}, indent=1) + "\n")
+            shutil.rmtree(folder)
+
+
+def score(folder: Path) -> dict[str, Any]:
+    """Evaluate a run's last bundle on the test identities, in both directions and within the visible modality."""
+    recipe = load_recipe(folder / "recipe.yaml")
+    records = training.open_records(recipe)
+    definition = json.loads((records.root / "synthetic.json").read_text())
+    embedder = Embedder.load(folder / "last.safetensors")
+    table = FeatureTable.extract(embedder, records.where(split="test"), flip=recipe.validation.flip)
+    metrics = {name: table.evaluate(PRESETS[name]).summary.mean() for name in PROTOCOLS}
+    return {
+        "metrics": metrics,
+        "data": definition,
+        "epochs": recipe.epochs,
+        "commit": git_commit(),
+        "cpu": cpu_model(),
+        "date": str(datetime.date.today()),
+    }
+
+
+@app.command()
+def write(out: Path = HERE.parent / "docs" / "results.md") -> None:
+    """Write the tables of every ladder that has results."""
+    entries = [json.loads(path.read_text()) for path in sorted((HERE / "results").glob("*.json"))]
+    parts = [INTRODUCTION]
+    for ladder in sorted({e["ladder"] for e in entries}):
+        parts.append(section(ladder, [e for e in entries if e["ladder"] == ladder]))
+    out.write_text("\n".join(parts))
+    Console().print(f"{len(entries)} runs in {out}")
+
+
+INTRODUCTION = """# Results on synthetic data
+
+Everything on this page is measured on **synthetic** people (`vireid synth`), not on people. It shows what a part does
+on this data, at this size of training; it is no prediction for SYSU-MM01 or RegDB. Each figure is the mean ± sample
+standard deviation over seeds, in percent, of the last checkpoint on test identities never seen in training: no flip
+unless the recipe says so, no re-ranking, no selection on the test set. Written by `python benchmarks/ladder.py write`
+from the files in `benchmarks/results`, which `python benchmarks/ladder.py run LADDER --root DIR` makes.
+"""
+
+
+def section(ladder: str, entries: list[dict[str, Any]]) -> str:
+    """One ladder's tables, a table a spectrum."""
+    definition = yaml.safe_load((HERE / "ladders" / f"{ladder}.yaml").read_text())
+    lines = [f"\n## {definition['title']}\n"]
+    for spectrum in sorted({e["spectrum"] for e in entries}, reverse=True):
+        own = [e for e in entries if e["spectrum"] == spectrum]
+        stamp = sorted({(e["commit"], e["date"], e["cpu"], e["epochs"]) for e in own})
+        lines += [
+            f"{spectrum.upper()}, {own[0]['data'].get('preset', '')}; "
+            + "; ".join(f"commit {c}, {d}, {cpu}, {n} epochs" for c, d, cpu, n in stamp)
+            + "\n",
+            "| rung | seeds | IR→VIS rank-1 | mAP | mINP | VIS→IR rank-1 | mAP | mINP | VIS→VIS rank-1 | minutes |",
+            "|---|---|---|---|---|---|---|---|---|---|",
+        ]
+        for rung in definition["rungs"]:
+            runs = [e for e in own if e["rung"] == rung]
+            if not runs:
+                continue
+            cells = [spread(runs, protocol, metric) for protocol in PROTOCOLS[:2] for metric in METRICS]
+            minutes = np.mean([e["seconds"] for e in runs]) / 60
+            cells += [spread(runs, "intra-vis", "rank1"), f"{minutes:.1f}"]
+            lines.append(f"| {rung} | {len(runs)} | {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def spread(runs: list[dict[str, Any]], protocol: str, metric: str) -> str:
+    """Mean ± sd in percent."""
+    values = 100 * np.array([e["metrics"][protocol][metric] for e in runs])
+    return f"{values.mean():.1f} ± {values.std(ddof=1):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
+
+
+if __name__ == "__main__":
+    app()

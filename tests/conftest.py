@@ -1,0 +1,65 @@
+"""Fixtures that several tests share."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+torch.set_num_threads(int(os.environ.get("VIREID_TEST_THREADS", "2")))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    os.environ["VIREID_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def manifest(tmp_path_factory):
+    """A learnable manifest: coloured checkerboards of 12 identities; infrared images are their noisy luma."""
+    root = tmp_path_factory.mktemp("manifest")
+    rng = np.random.default_rng(0)
+    rows = ["path,pid,camid,modality,split"]
+    for pid in range(12):
+        pattern = np.kron(rng.integers(0, 255, (4, 2, 3)), np.ones((16, 16, 1)))
+        for name, camid in (("visible", 1), ("infrared", 3)):
+            for k in range(4):
+                image = pattern + rng.normal(0, 20, pattern.shape)
+                if name == "infrared":
+                    image = np.repeat(image.mean(2, keepdims=True), 3, axis=2)
+                path = f"{name}_{pid}_{k}.jpg"
+                Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(root / path)
+                split = "train" if pid < 8 else "val" if k < 2 else "test"
+                rows.append(f"{path},{pid},{camid},{name},{split}")
+    (root / "manifest.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+TINY = {
+    "epochs": 2,
+    "backbone": {"weights": "none"},
+    "data": {"name": "manifest", "image_size": [64, 32]},
+    "augment": {"pad": 3},
+    "sampling": {"identities": 4, "visible": 2, "infrared": 2, "steps": 2},
+    "optimizers": {"main": {"kind": "adamw", "lr": 1e-3}},
+    "schedule": {"kind": "cosine", "warmup_epochs": 1},
+    "validation": {"every": 1},
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(manifest):
+    """A recipe as a plain dict that trains two tiny epochs on `manifest` in seconds."""
+    return {**TINY, "data": {**TINY["data"], "root": str(manifest)}}
+
+
+@pytest.fixture(scope="session")
+def run(tiny_recipe, tmp_path_factory):
+    """A finished training run of two tiny epochs."""
+    from vireid.recipe import load_recipe
+    from vireid.training import train
+
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    train(load_recipe(tiny_recipe), folder)
+    return folder

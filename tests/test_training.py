@@ -1,0 +1,183 @@
+"""Training through the same functions as the command line: files, resume, schedules, honest stops."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from vireid.errors import InputError
+from vireid.methods import build
+from vireid.methods.agw import AGW
+from vireid.recipe import OptimizerOptions, Recipe, Schedule, load_recipe, packaged_recipe, save_recipe
+from vireid.training import resume, train
+from vireid.training.checkpoint import latest_checkpoint
+from vireid.training.optim import build_optimizers, lr_factor, set_learning_rates
+
+AGW_CM = Schedule()
+AGW_SM = Schedule(warmup_epochs=10, warmup_start=0.01, milestones=(39, 69))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "base", "expected"),
+    [
+        (AGW_CM, 0.1, {0: 0.01, 5: 0.06, 9: 0.1, 19: 0.1, 20: 0.01, 49: 0.01, 50: 0.001, 80: 0.001}),
+        (
+            AGW_SM,
+            3.5e-4,
+            {0: 3.815e-5, 1: 7.28e-5, 4: 1.7675e-4, 8: 3.1535e-4, 9: 3.5e-4, 38: 3.5e-4, 39: 3.5e-5, 69: 3.5e-6},
+        ),
+        (Schedule(kind="cosine", warmup_epochs=1, final=0.0), 1.0, {0: 1.0, 1: 1.0, 6: 0.5}),
+        (
+            Schedule(warmup_epochs=0, milestones=(20, 50, 100), gamma=(0.5, 0.2, 0.1)),
+            0.1,
+            {0: 0.1, 20: 0.05, 50: 0.01, 100: 0.001},
+        ),
+    ],
+)
+def test_learning_rates(schedule, base, expected):
+    assert {e: base * lr_factor(schedule, e, 11) for e in expected} == pytest.approx(expected)
+
+
+def test_halving_counts_steps():
+    schedule = Schedule(kind="halving", halve_every=25_000)
+    assert [1e-3 * lr_factor(schedule, 0, 1, step) for step in (0, 24_999, 25_000, 75_000)] == pytest.approx(
+        [1e-3, 1e-3, 5e-4, 1.25e-4]
+    )
+
+
+def test_parameter_groups_get_their_learning_rates():
+    method = build("agw", num_classes=2, backbone={"weights": "none"}, center_weight=5e-4)
+    recipes = {
+        "main": OptimizerOptions(lr=0.1, lr_scale={"backbone": 0.1}),
+        "centers": OptimizerOptions(lr=0.5, momentum=0, weight_decay=0, scheduled=False),
+    }
+    optimizers = build_optimizers(method, recipes)
+    set_learning_rates(optimizers, recipes, 0.5)
+    rates = {group["name"]: group["lr"] for optimizer in optimizers.values() for group in optimizer.param_groups}
+    assert rates == pytest.approx({"backbone": 0.005, "head": 0.05, "centers": 0.5})
+    with pytest.raises(InputError, match="no parameter group trunk"):
+        build_optimizers(method, {**recipes, "main": OptimizerOptions(lr_scale={"trunk": 0.1})})
+    with pytest.raises(InputError, match=r"lacks optimizers\.centers"):
+        build_optimizers(method, {"main": OptimizerOptions()})
+
+
+def test_a_run_leaves_what_it_promises(run):
+    assert {p.name for p in run.iterdir()} >= {
+        "recipe.yaml",
+        "environment.json",
+        "logs",
+        "checkpoints",
+        "last.safetensors",
+    }
+    assert [p.name for p in sorted((run / "checkpoints").iterdir())] == ["epoch-0000.ckpt", "epoch-0001.ckpt"]
+    assert {"torch", "timm"} <= set(json.loads((run / "environment.json").read_text())["packages"])
+    header = (run / "logs" / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"epoch", "id", "triplet", "val/mAP", "val/rank1"} <= set(header)
+    assert save_recipe(load_recipe(run / "recipe.yaml")) == (run / "recipe.yaml").read_text()
+
+
+def weights(folder):
+    return load_file(folder / "last.safetensors")
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from vireid.recipe import load_recipe
+from vireid.training import train
+from vireid.methods.agw import AGW
+
+after = AGW.after_step
+count = [0]
+def die(self):
+    count[0] += 1
+    if count[0] == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    after(self)
+AGW.after_step = die
+train(load_recipe(Path(sys.argv[1])), Path(sys.argv[2]))
+"""
+
+
+def test_a_killed_run_resumes_to_the_same_weights(run, tmp_path):
+    killed = tmp_path / "killed"
+    command = [sys.executable, "-c", KILLED, str(run / "recipe.yaml"), str(killed), "4"]
+    result = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}, check=False)
+    assert result.returncode == -signal.SIGKILL
+    assert latest_checkpoint(killed).name == "epoch-0000.ckpt"
+    resume(killed)
+    expected, found = weights(run), weights(killed)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_half_written_checkpoints_are_never_picked_up(tmp_path):
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    assert latest_checkpoint(tmp_path) is None
+    (folder / "epoch-0003.ckpt").write_bytes(b"")
+    (folder / ".epoch-0004.ckpt.17.tmp").write_bytes(b"")
+    (folder / "epoch-0002.ckpt").write_bytes(b"")
+    assert latest_checkpoint(tmp_path).name == "epoch-0003.ckpt"
+
+
+def test_nan_stops_the_run_and_names_the_term(tiny_recipe, tmp_path, monkeypatch):
+    losses = AGW.losses
+    monkeypatch.setattr(AGW, "losses", lambda self, *a: {**losses(self, *a), "id": torch.tensor(float("nan"))})
+    with pytest.raises(InputError, match="loss term id became nan in epoch 0, batch 0"):
+        train(load_recipe(tiny_recipe), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("optimizer.lr=1", "optimizer: unknown option"),
+        ("options.no_such=1", "method agw: no_such: unknown option"),
+        ("epochs=many", "epochs: Input should be a valid integer"),
+        ("epochs", "write key=value"),
+        ("epochs.x=1", "epochs has no field x"),
+        ("method=nope", "unknown method 'nope'"),
+    ],
+)
+def test_recipe_errors_name_the_key(tiny_recipe, change, sentence):
+    with pytest.raises(InputError, match=sentence):
+        load_recipe(tiny_recipe, [change])
+
+
+def test_run_folder_errors(run, tiny_recipe, tmp_path):
+    with pytest.raises(InputError, match="holds a run already: pass --resume"):
+        train(load_recipe(tiny_recipe), run)
+    with pytest.raises(InputError, match="is no run folder"):
+        resume(tmp_path)
+    with pytest.raises(InputError, match="pass --root DIR"):
+        train(load_recipe({**tiny_recipe, "data": {"name": "sysu_mm01"}}), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_every_shipped_recipe_is_valid():
+    folder = packaged_recipe("agw", "sysu_mm01").parents[1]
+    recipes = sorted(folder.glob("*/*.yaml"))
+    assert recipes
+    for path in recipes:
+        recipe = load_recipe(path)
+        assert recipe.method == path.stem or yaml.safe_load(path.read_text())["method"] == recipe.method
+        method = build(
+            recipe.method,
+            num_classes=3,
+            backbone=recipe.backbone.model_copy(update={"weights": "none"}),
+            **recipe.options.model_dump(),
+        )
+        build_optimizers(method, recipe.optimizers)
+
+
+def test_the_default_recipe_is_agw_as_published():
+    assert load_recipe(packaged_recipe("agw", "sysu_mm01")).optimizers["main"] == OptimizerOptions(
+        kind="sgd", lr=0.1, lr_scale={"backbone": 0.1}
+    )
+    assert Recipe().epochs == 81
