@@ -91,11 +91,16 @@ def read_run(folder: Path, progress: Progress | None = None) -> Run:
         folder=folder,
         recipe=recipe,
         environment=_read_json(folder / "environment.json"),
-        synthetic=recipe.data.name == "synthetic" or (records.root / CARD).is_file(),
+        synthetic=is_synthetic(recipe.data.name, records.root),
         checkpoints=tuple(checkpoints),
         losses=losses,
         scores=scores,
     )
+
+
+def is_synthetic(data: str, root: Path) -> bool:
+    """Tell whether a data set is rendered, whatever layout it was written in."""
+    return data == "synthetic" or (root / CARD).is_file()
 
 
 def both_directions(protocols: list[Protocol]) -> list[Protocol]:

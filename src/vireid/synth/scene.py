@@ -81,16 +81,16 @@ def make_scene(seed: int, camid: int, place: int, clutter: float) -> Scene:
     for _ in range(rng.poisson(9 * clutter)):
         x = float(rng.uniform(-0.5, WIDTH_M))
         _OBJECTS[rng.integers(len(_OBJECTS))](painter, x, floor)
-    colour, nir, heat = (_weather(image, rng) for image in painter.maps)
+    stain = 1 + 0.11 * _noise(rng, 5) + 0.08 * _noise(rng, 19) + 0.07 * _noise(rng, 90)
+    colour, nir, heat = (_weather(image, stain) for image in painter.maps)
     return Scene(colour, nir, heat, floor)
 
 
-def _weather(image: Image.Image, rng: Generator) -> Image.Image:
+def _weather(image: Image.Image, stain: NDArray[np.float32]) -> Image.Image:
     """Break up flat paint: stains, grain and uneven light."""
     pixels = np.asarray(image, dtype=np.float32)
-    stain = 0.5 * _noise(rng, 5) + 0.35 * _noise(rng, 19) + 0.3 * _noise(rng, 90)
-    gain = 1 + 0.22 * stain
-    return Image.fromarray((pixels * (gain[..., None] if pixels.ndim == 3 else gain)).clip(0, 255).astype(np.uint8))
+    pixels = pixels * (stain[..., None] if pixels.ndim == 3 else stain)
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
 def _noise(rng: Generator, cells: int) -> NDArray[np.float32]:
