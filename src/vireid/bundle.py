@@ -47,8 +47,8 @@ class BundleCard(Options):
 
 
 def save_bundle(path: Path, method: Method, card: BundleCard, dtype: torch.dtype = torch.float32) -> None:
-    """Write a method without its training-only tensors; whole or not at all."""
-    dropped = method.training_only()
+    """Write a method without its terms and training-only tensors; whole or not at all."""
+    dropped = ("terms.", *method.training_only())
     weights = {
         name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).detach().cpu().contiguous()
         for name, tensor in method.state_dict().items()
@@ -89,6 +89,7 @@ def load_bundle(path: Path) -> tuple[Method, BundleCard]:
     card = read_card(path)
     backbone = card.backbone.model_copy(update={"weights": "none"})
     method = build(card.method, num_classes=card.num_classes, backbone=backbone, **card.options)
+    method.terms.clear()
     weights = load_file(path)
     missing, unexpected = method.load_state_dict(weights, strict=False)
     lost = [name for name in missing if not name.startswith(method.training_only())]

@@ -12,7 +12,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 from vireid.data.augment import Augment
 from vireid.data.sampler import Sampling
 from vireid.errors import InputError
-from vireid.methods import describe, parse_options
+from vireid.methods import describe, parse_options, parse_terms
 from vireid.nn import BackboneOptions
 from vireid.options import Options
 
@@ -80,6 +80,9 @@ class Recipe(Options):
     epochs: int = Field(81, gt=0)
     backbone: BackboneOptions = BackboneOptions()
     options: SerializeAsAny[Options] = Field(default_factory=Options, description="the method's own options")
+    terms: dict[str, SerializeAsAny[Options]] = Field(
+        default_factory=dict, description="extra loss terms on the method's embedding, such as memory: {weight: 1.0}"
+    )
     data: DataOptions = DataOptions()
     augment: Augment = Augment()
     sampling: Sampling = Sampling()
@@ -93,10 +96,14 @@ class Recipe(Options):
     @model_validator(mode="before")
     @classmethod
     def _parse_method_options(cls, values: dict[str, Any]) -> dict[str, Any]:
-        given = values.get("options", {})
-        if isinstance(given, Options):
-            given = given.model_dump()
-        return {**values, "options": parse_options(values.get("method", "agw"), given or {})}
+        method = values.get("method", "agw")
+        options = parse_options(method, _plain(values.get("options")))
+        terms = {name: _plain(term) for name, term in (values.get("terms") or {}).items()}
+        return {**values, "options": options, "terms": parse_terms(method, terms)}
+
+
+def _plain(options: Options | dict[str, Any] | None) -> dict[str, Any]:
+    return options.model_dump() if isinstance(options, Options) else options or {}
 
 
 def load_recipe(source: dict[str, Any] | Path, overrides: list[str] | None = None) -> Recipe:

@@ -29,7 +29,7 @@ def mined_triplet(
     valid = positive.any(1) & negative.any(1)
     far = distances.masked_fill(~positive, -torch.inf).amax(1)[valid]
     near = distances.masked_fill(~negative, torch.inf).amin(1)[valid]
-    hinge = (margin + far - near).relu().sum() + 0 * distances.sum()
+    hinge = (margin + far - near).relu().sum()
     return hinge / valid.sum().clamp(min=1) if reduction == "mean" else hinge
 
 

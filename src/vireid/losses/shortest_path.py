@@ -58,6 +58,9 @@ class StripeMetric:
         return (2 * stripes.shape[1] - 1) * cell
 
 
+RANGE = StripeMetric()
+
+
 @full_precision
 def shortest_path(table: Tensor) -> Tensor:
     """Return S_hw of tables (h, w, …) as (…), by anti-diagonals; differentiable, ties share the gradient evenly."""
@@ -75,7 +78,7 @@ def shortest_path(table: Tensor) -> Tensor:
 
 
 @full_precision
-def path_distances(x: Tensor, y: Tensor, metric: StripeMetric = StripeMetric()) -> Tensor:  # noqa: B008
+def path_distances(x: Tensor, y: Tensor, metric: StripeMetric = RANGE) -> Tensor:
     """Return the path between all pairs with gradients, for training: (N, h, D), (M, w, D) -> (N, M).
 
     Holds the N x M x h x w table; `streamed_path_distances` does not.
@@ -87,7 +90,7 @@ def path_distances(x: Tensor, y: Tensor, metric: StripeMetric = StripeMetric()) 
 
 
 @full_precision
-def paired_path_distances(x: Tensor, y: Tensor, metric: StripeMetric = StripeMetric()) -> Tensor:  # noqa: B008
+def paired_path_distances(x: Tensor, y: Tensor, metric: StripeMetric = RANGE) -> Tensor:
     """Return the path between row i of x and row i of y with gradients: (N, h, D), (N, w, D) -> (N,)."""
     return shortest_path(metric.between(metric.normalize(x), metric.normalize(y)).permute(1, 2, 0))
 
@@ -96,7 +99,7 @@ def paired_path_distances(x: Tensor, y: Tensor, metric: StripeMetric = StripeMet
 def streamed_path_distances(
     x: Tensor,
     y: Tensor,
-    metric: StripeMetric = StripeMetric(),  # noqa: B008
+    metric: StripeMetric = RANGE,
     budget: int = BUDGET,
 ) -> Tensor:
     """Return the path between all pairs without gradients, in 4 (h + 3) bytes a pair of a block (36 at h = 6).
@@ -117,6 +120,29 @@ def streamed_path_distances(
     return out
 
 
+@full_precision
+def top_path_distances(x: Tensor, y: Tensor, top: Tensor, metric: StripeMetric = RANGE, budget: int = BUDGET) -> Tensor:
+    """Return the path between each row of x and its chosen rows of y, infinity elsewhere, without gradients.
+
+    Args:
+        x, y: stripes (N, h, D) and (M, w, D).
+        top: (N, k) rows of y.
+        metric: the distance of two stripes.
+        budget: bytes that the chosen rows of a block may take.
+
+    Returns:
+        (N, M) distances.
+    """
+    out = x.new_full((len(x), len(y)), torch.inf)
+    a, b = metric.normalize(x), metric.normalize(y)
+    rows = max(1, budget // max(1, top.shape[1] * b[:1].nbytes))
+    with torch.no_grad():
+        for i in range(0, len(x), rows):
+            own, chosen = a[i : i + rows, None].permute(2, 0, 1, 3), b[top[i : i + rows]].permute(2, 0, 1, 3)
+            out[i : i + rows].scatter_(1, top[i : i + rows], stream(own, chosen, metric)[:, 0])
+    return out
+
+
 def stream(x: Tensor, y: Tensor, metric: StripeMetric) -> Tensor:
     """Return the path of normalised stripes (h, …, N, D), (w, …, M, D) as (…, N, M), one cell at a time.
 
@@ -124,15 +150,11 @@ def stream(x: Tensor, y: Tensor, metric: StripeMetric) -> Tensor:
     diagonal before; slot 0 stays infinite, the edge of the table.
     """
     h, w = len(x), len(y)
-    best: list[Tensor] = []
-    for k in range(h + w - 1):
+    first = metric.between(x[0], y[0])
+    best = [first if slot == 1 else torch.full_like(first, torch.inf) for slot in range(h + 1)]
+    for k in range(1, h + w - 1):
         for i in range(min(h - 1, k), max(0, k - w + 1) - 1, -1):
-            cell = metric.between(x[i], y[k - i])
-            if k == 0:
-                best = [torch.full_like(cell, torch.inf) for _ in range(h + 1)]
-                best[1] = cell
-            else:
-                torch.minimum(best[i + 1], best[i], out=best[i + 1]).add_(cell)
+            torch.minimum(best[i + 1], best[i], out=best[i + 1]).add_(metric.between(x[i], y[k - i]))
     return best[h]
 
 

@@ -89,3 +89,53 @@ class WeightedRegularizedTriplet(nn.Module):
         if not valid.any():
             return features.sum() * 0
         return F.softplus(p[valid] - n[valid]).mean()
+
+
+class EnhancedSquaredDifference(nn.Module):
+    """CAJ's metric loss: mean over anchors of `softplus(phi(mu_i))` with `mu_i = p_i - n_i`, see `weighted_distances`.
+
+    With `square`, `phi(mu) = sign(mu) min(gamma mu^2, clamp)`; its gradient is 0 at mu = 0 and beyond the clamp.
+    Without, `phi(mu) = gamma mu`: alpha = gamma = 1 is then AGW's triplet.
+
+    Args:
+        alpha: sharpness inside the weights of the distances.
+        gamma: factor on the gap or its square.
+        square: square the gap and keep its sign.
+        clamp: largest magnitude of phi, None for none.
+        form: see `weighted_distances`.
+
+    Shape: features (N, D), not normalised, all modalities and views mixed, pids (N,) -> scalar.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        gamma: float = 1.0,
+        square: bool = True,
+        clamp: float | None = 88.0,
+        form: WeightForm = "reference",
+    ) -> None:
+        super().__init__()
+        self.alpha, self.gamma, self.square, self.clamp = alpha, gamma, square, clamp
+        self.form: WeightForm = form
+
+    def forward(self, features: Tensor, pids: Tensor) -> Tensor:
+        """Return the loss; 0 with zero gradient when no anchor is valid."""
+        return self.penalty(self.gap(features, pids))
+
+    def gap(self, features: Tensor, pids: Tensor) -> Tensor:
+        """Return mu of the valid anchors, (V,)."""
+        p, n, valid = weighted_distances(features, pids, self.form, self.alpha)
+        return (p - n)[valid]
+
+    def penalty(self, gap: Tensor) -> Tensor:
+        """Return the mean of `softplus(phi(mu))` over gaps (V,)."""
+        if not len(gap):
+            return gap.sum()
+        return F.softplus(self._phi(gap)).mean()
+
+    def _phi(self, gap: Tensor) -> Tensor:
+        if not self.square:
+            return self.gamma * gap
+        magnitude = (self.gamma * gap.square()).clamp(max=torch.inf if self.clamp is None else self.clamp)
+        return torch.where(gap > 0, magnitude, -magnitude)

@@ -7,12 +7,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from vireid.errors import InputError
+from vireid.losses import TERMS
 from vireid.methods.agw import AGW
 from vireid.methods.base import Features, Method, ParameterGroup
+from vireid.methods.caj import CAJ
+from vireid.methods.cmlspge import CMLSPGE
+from vireid.methods.maum import MAUM
 from vireid.nn import BackboneOptions
 from vireid.options import Options
 
-METHODS: dict[str, type[Method]] = {"agw": AGW}
+METHODS: dict[str, type[Method]] = {"agw": AGW, "caj": CAJ, "maum": MAUM, "cmlspge": CMLSPGE}
 """Every trainable method by its command-line name."""
 
 
@@ -39,8 +43,33 @@ def parse_options(name: str, options: dict[str, Any]) -> Options:
         raise InputError(f"method {name}: {describe(error)}") from error
 
 
+def parse_terms(method: str, terms: dict[str, dict[str, Any]]) -> dict[str, Options]:
+    """Check loss terms that are added to a method against their own option sets.
+
+    Raises:
+        InputError: for a method that hosts no terms, an unknown term, or an unknown or ill-typed option.
+    """
+    if terms and not method_class(method).hosts_terms:
+        hosts = ", ".join(sorted(name for name, kind in METHODS.items() if kind.hosts_terms))
+        raise InputError(f"method {method} takes no extra loss terms ({', '.join(terms)}): drop terms or use {hosts}")
+    parsed = {}
+    for name, options in terms.items():
+        if name not in TERMS:
+            raise InputError(f"unknown loss term {name!r} in terms: choose one of {', '.join(sorted(TERMS))}")
+        try:
+            parsed[name] = TERMS[name].Options.model_validate(options)
+        except ValidationError as error:
+            raise InputError(f"terms.{name}: {describe(error)}") from error
+    return parsed
+
+
 def build(
-    name: str, *, num_classes: int, backbone: BackboneOptions | dict[str, Any] | None = None, **options: Any
+    name: str,
+    *,
+    num_classes: int,
+    backbone: BackboneOptions | dict[str, Any] | None = None,
+    terms: dict[str, dict[str, Any]] | None = None,
+    **options: Any,
 ) -> Method:
     """Build a method, with weights as `backbone` says.
 
@@ -48,10 +77,11 @@ def build(
         name: key of `METHODS`.
         num_classes: C, number of training identities.
         backbone: trunk options or their dict; the default is EfficientNet-Lite0 with packaged weights.
+        terms: options of extra loss terms by name, see `vireid.losses.TERMS`; each is fed the method's embedding.
         options: the method's own options, see its `Options`.
 
     Raises:
-        InputError: for an unknown method or option, or weights that cannot be had.
+        InputError: for an unknown method, term or option, a method that hosts no terms, or weights that cannot be had.
     """
     if not isinstance(backbone, BackboneOptions):
         try:
@@ -59,7 +89,11 @@ def build(
         except ValidationError as error:
             raise InputError(f"backbone: {describe(error)}") from error
     parsed = parse_options(name, options)
-    return method_class(name)(num_classes, backbone, parsed)
+    extra = parse_terms(name, terms or {})
+    method = method_class(name)(num_classes, backbone, parsed)
+    for key, term in extra.items():
+        method.terms[key] = TERMS[key](num_classes, method.embedding_dim, term)
+    return method
 
 
 def describe(error: ValidationError) -> str:
@@ -81,4 +115,5 @@ __all__ = [
     "describe",
     "method_class",
     "parse_options",
+    "parse_terms",
 ]

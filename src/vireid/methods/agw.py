@@ -36,8 +36,8 @@ NON_LOCAL_BLOCKS = {"layer2": 2, "layer3": 3}
 """Number of blocks at the end of a stage that get non-local attention."""
 
 
-class AGWOptions(Options):
-    """AGW's options; the baseline of its ablation is `non_local=false pool=average triplet=batch_hard`."""
+class AGWNetworkOptions(Options):
+    """Options of the network."""
 
     specific_until: SpecificUntil = Field("stem", description="last modality-specific stage; none = one stream")
     non_local: bool = Field(True, description="non-local attention in layer2 and layer3")
@@ -46,25 +46,29 @@ class AGWOptions(Options):
     pool: Literal["gem", "average"] = "gem"
     gem_p: float = Field(3.0, gt=0)
     gem_learn: Literal["fixed", "scalar", "channel"] = Field("fixed", description="which exponents are learned")
+    neck_init: Literal["normal", "one"] = Field("normal", description="BNNeck weight: N(1, 0.01) or 1")
+
+
+class AGWOptions(AGWNetworkOptions):
+    """AGW's options; the baseline of its ablation is `non_local=false pool=average triplet=batch_hard`."""
+
     triplet: Literal["wrt", "batch_hard"] = "wrt"
     wrt: WeightForm = Field("reference", description="exact = the printed formula without the code's epsilon")
     margin: float = Field(0.3, ge=0, description="of batch_hard")
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     center_weight: float = Field(0.0, ge=0, description="0.0005 in the single-modality recipe")
-    neck_init: Literal["normal", "one"] = Field("normal", description="BNNeck weight: N(1, 0.01) or 1")
 
 
-class AGW(Method):
-    """The cross-modality (or single-modality) AGW network and its losses.
+class AGWNetwork(Method):
+    """The network of AGW without losses: two streams, attention, pooling, BNNeck, classifier.
 
     Features: `global`, the L2-normalised BNNeck output that the paper reports, and `pooled`, before the neck.
     """
 
-    Options = AGWOptions
+    hosts_terms = True
 
-    def __init__(self, num_classes: int, backbone: BackboneOptions, options: AGWOptions) -> None:
+    def __init__(self, num_classes: int, backbone: BackboneOptions, options: AGWNetworkOptions) -> None:
         super().__init__(num_classes, backbone, options)
-        self.options = options
         trunk = build_backbone(backbone)
         if options.non_local:
             _add_attention(trunk, options)
@@ -73,8 +77,6 @@ class AGW(Method):
             GeneralizedMeanPool(options.gem_p, options.gem_learn, trunk.dim) if options.pool == "gem" else AveragePool()
         )
         self.head = IdentityHead(trunk.dim, num_classes, options.neck_init)
-        self.wrt = WeightedRegularizedTriplet(options.wrt)
-        self.center = CenterLoss(num_classes, trunk.dim, options.center_weight) if options.center_weight else None
         self.mean, self.std, self.embedding_dim = trunk.mean, trunk.std, trunk.dim
 
     def forward(self, images: Tensor, modality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -89,9 +91,31 @@ class AGW(Method):
         f = self.pool(self.network(images, modality))
         return {"global": normalize(self.head.neck(f)), "pooled": normalize(f)}
 
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """`backbone` (trunk, stems, attention) and `head` (pooling exponent, neck, classifier, terms)."""
+        head = [*self.pool.parameters(), *self.head.parameters(), *self.terms.parameters()]
+        return [ParameterGroup("backbone", list(self.network.parameters())), ParameterGroup("head", head)]
+
+    def training_only(self) -> tuple[str, ...]:
+        """The classifier is not needed to search."""
+        return ("head.classifier.",)
+
+
+class AGW(AGWNetwork):
+    """The cross-modality (or single-modality) AGW network and its losses."""
+
+    Options = AGWOptions
+
+    def __init__(self, num_classes: int, backbone: BackboneOptions, options: AGWOptions) -> None:
+        super().__init__(num_classes, backbone, options)
+        self.options = options
+        self.wrt = WeightedRegularizedTriplet(options.wrt)
+        dim = self.embedding_dim
+        self.center = CenterLoss(num_classes, dim, options.center_weight) if options.center_weight else None
+
     def losses(self, batch: Batch, phase: str = "main") -> dict[str, Tensor]:
         """L = L_id + L_wrt (+ the survey's centre loss), section 3 of the paper's supplement."""
-        f, _, logits = self(batch.images, batch.modality)
+        f, g, logits = self(batch.images, batch.modality)
         terms = {
             "id": F.cross_entropy(logits, batch.pid, label_smoothing=self.options.label_smoothing),
             "triplet": self.wrt(f, batch.pid)
@@ -100,24 +124,21 @@ class AGW(Method):
         }
         if self.center is not None:
             terms["center"] = self.center(f, batch.pid)
-        return terms
+        return terms | self.term_losses(g, batch)
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """`backbone` (trunk, stems, attention), `head` (pooling exponent, neck, classifier), and centres."""
-        groups = [
-            ParameterGroup("backbone", list(self.network.parameters())),
-            ParameterGroup("head", [*self.pool.parameters(), *self.head.parameters()]),
-        ]
+        """The network's groups, and `centers` where there are any."""
+        groups = super().parameter_groups()
         if self.center is not None:
             groups.append(ParameterGroup("centers", [self.center.centers], "centers"))
         return groups
 
     def training_only(self) -> tuple[str, ...]:
         """The classifier and the centres are not needed to search."""
-        return ("head.classifier.", "center.")
+        return (*super().training_only(), "center.")
 
 
-def _add_attention(trunk: Backbone, options: AGWOptions) -> None:
+def _add_attention(trunk: Backbone, options: AGWNetworkOptions) -> None:
     for name, count in NON_LOCAL_BLOCKS.items():
         stage = cast(nn.Sequential, trunk.stages[name])
         channels = trunk.channels[STAGES.index(name) - 1]

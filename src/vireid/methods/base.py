@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vireid.losses import Term
 from vireid.nn import BackboneOptions
 from vireid.options import Options
 from vireid.records import Batch
@@ -42,6 +43,8 @@ class Method(nn.Module):
         Options: the method's typed options.
         phases: names of the optimisation phases of one step, in order; a GAN has two.
         side_inputs: names of `Batch` fields that `features` takes as keyword arguments.
+        hosts_terms: whether `losses` adds `term_losses`, so that a recipe's `terms` can be attached.
+        terms: loss terms by name; they serve training only and bundles leave them out.
         mean, std: per-channel input normalisation, for pixels in [0, 1].
         embedding_dim: D of the `global` feature.
     """
@@ -49,12 +52,14 @@ class Method(nn.Module):
     Options: ClassVar[type[Options]] = Options
     phases: ClassVar[tuple[str, ...]] = ("main",)
     side_inputs: ClassVar[tuple[str, ...]] = ()
+    hosts_terms: ClassVar[bool] = False
     mean: tuple[float, ...]
     std: tuple[float, ...]
     embedding_dim: int
 
     def __init__(self, num_classes: int, backbone: BackboneOptions, options: Any) -> None:
         super().__init__()
+        self.terms = nn.ModuleDict()
 
     def features(self, images: Tensor, modality: Tensor, **side: Tensor) -> Features:
         """Return test-time features of (N, 3, H, W) images of modalities (N,)."""
@@ -68,6 +73,10 @@ class Method(nn.Module):
         """Return the phase's weighted scalar loss terms by name; the trainer sums and logs them."""
         raise NotImplementedError(f"{type(self).__name__} has no losses")
 
+    def term_losses(self, embedding: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Return the losses of all attached terms on an embedding (N, embedding_dim), named `term_loss`."""
+        return _flat({key: term(embedding, batch) for key, term in self._terms().items()})
+
     def parameter_groups(self) -> list[ParameterGroup]:
         """Split the parameters; by default `backbone` (the module `network`) and `head` (the rest)."""
         trunk = [p for name, p in self.named_parameters() if name.startswith("network.")]
@@ -77,13 +86,28 @@ class Method(nn.Module):
 
     def on_epoch_start(self, epoch: int) -> None:
         """Prepare for an epoch (0-based): warm-ups, memory banks."""
+        for term in self._terms().values():
+            term.on_epoch_start(epoch)
 
     def after_step(self) -> None:
         """Act after the optimisers' step: memory banks, clamps."""
+        for term in self._terms().values():
+            term.after_step()
+
+    def statistics(self) -> dict[str, Tensor]:
+        """Return scalars of the last step that are no losses, for the log."""
+        return _flat({key: term.statistics() for key, term in self._terms().items()})
 
     def training_only(self) -> tuple[str, ...]:
-        """Return the name prefixes of tensors that `features` never needs: bundles leave them out."""
+        """Return the name prefixes of tensors that `features` never needs: bundles leave them out, as they do terms."""
         return ()
+
+    def _terms(self) -> dict[str, Term]:
+        return cast(dict[str, Term], dict(self.terms.items()))
+
+
+def _flat(values: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {f"{key}_{name}": value for key, own in values.items() for name, value in own.items()}
 
 
 def normalize(features: Tensor) -> Tensor:

@@ -104,7 +104,7 @@ def project(solids: Solids, view: View, height: float) -> Solids:
 
 
 def detect(solids: Solids, rng: Generator, jitter: float) -> Box:
-    """Box a person as a detector would: a margin, jittered edges, close to the 1:2 shape of the crop.
+    """Box a person as a detector would: a thin margin, jittered edges, never thinner than a person stands.
 
     Args:
         solids: projected solids of the person alone.
@@ -114,7 +114,7 @@ def detect(solids: Solids, rng: Generator, jitter: float) -> Box:
     box = extent(solids)
     tall = box.top - box.bottom
     noise = rng.normal(0, jitter * tall, 4).clip(-0.12 * tall, 0.12 * tall)
-    bottom, top = box.bottom - 0.04 * tall + noise[0], box.top + 0.04 * tall + noise[1]
-    half = max(0.5 * (box.right - box.left) + 0.02 * tall, rng.uniform(0.19, 0.26) * (top - bottom))
+    bottom, top = box.bottom - 0.02 * tall + noise[0], box.top + 0.02 * tall + noise[1]
+    half = max(0.5 * (box.right - box.left) + 0.01 * tall, rng.uniform(0.17, 0.23) * (top - bottom))
     middle = 0.5 * (box.left + box.right) + noise[2]
     return Box(middle - half, bottom, middle + half, top)

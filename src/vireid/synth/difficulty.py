@@ -15,6 +15,7 @@ class Difficulty:
         view_range_deg: largest turn from the front or back view; 90 shows people from all sides.
         night: share of moments lit by lamps in visible images.
         inversion: share of thermal moments by day, when ground and walls are as warm as clothes.
+        lighting: factor of the changes of light, exposure and temperature between images.
         noise: largest standard deviation of the read-out noise, fraction of full scale.
         blur: factor of optical and motion blur.
         clutter: factor of objects in the background and of passers-by.
@@ -25,16 +26,17 @@ class Difficulty:
     """
 
     nir_correlation: float = 0.985
-    texture_loss: float = 0.2
-    view_range_deg: float = 40.0
-    night: float = 0.4
+    texture_loss: float = 0.15
+    view_range_deg: float = 30.0
+    night: float = 0.25
     inversion: float = 0.25
-    noise: float = 0.012
-    blur: float = 0.6
-    clutter: float = 1.0
-    occlusion: float = 0.03
+    lighting: float = 0.6
+    noise: float = 0.01
+    blur: float = 0.5
+    clutter: float = 0.7
+    occlusion: float = 0.02
     box_jitter: float = 0.03
-    resolution: tuple[int, int] = (80, 128)
+    resolution: tuple[int, int] = (88, 128)
     jpeg_quality: tuple[int, int] = (60, 92)
 
 
@@ -73,7 +75,25 @@ class Preset:
 
 
 PRESETS = {
-    "demo": Preset(200, 20, 40, difficulty=Difficulty(view_range_deg=25, clutter=0.5, occlusion=0, box_jitter=0.02)),
+    "demo": Preset(
+        train=200,
+        val=20,
+        test=40,
+        difficulty=Difficulty(
+            nir_correlation=0.99,
+            texture_loss=0.0,
+            view_range_deg=20,
+            night=0.0,
+            inversion=0.1,
+            lighting=0.3,
+            noise=0.005,
+            blur=0.3,
+            clutter=0.25,
+            occlusion=0.0,
+            box_jitter=0.015,
+            resolution=(100, 128),
+        ),
+    ),
     "synthetic-v1": Preset(500, 50, 100),
     "synthetic-hard": Preset(
         train=3000,
@@ -84,6 +104,8 @@ PRESETS = {
             nir_correlation=0.4,
             texture_loss=0.5,
             view_range_deg=90,
+            night=0.5,
+            lighting=1.0,
             noise=0.05,
             blur=1.2,
             clutter=1.6,

@@ -103,10 +103,14 @@ def _candidates(solids: Solids, box: Box, height: int, width: int) -> tuple[NDAr
     return (row + first_row[solid]) * width + column + first_column[solid], solid
 
 
+def _dot(first: NDArray, second: NDArray) -> NDArray:
+    return np.einsum("ij,ij->i", first, second)
+
+
 def _stretched(solids: Solids, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Undo the flattening of (N, 3) vectors: round solids again."""
     gain = (1 / solids.thickness - 1)[:, None]
-    return vectors + gain * (vectors * solids.axis).sum(1, keepdims=True) * solids.axis
+    return vectors + gain * _dot(vectors, solids.axis)[:, None] * solids.axis
 
 
 def _hit_depth(solids: Solids, solid: NDArray[np.int64], x: NDArray, y: NDArray) -> NDArray[np.float32]:
@@ -121,11 +125,11 @@ def _hit_depth(solids: Solids, solid: NDArray[np.int64], x: NDArray, y: NDArray)
     down = np.zeros_like(start)
     down[:, 2] = -1
     ray, bone = _stretched(solids, down), _stretched(solids, solids.end - start)
-    speed = np.sqrt((ray * ray).sum(1))
+    speed = np.sqrt(_dot(ray, ray))
     ray /= speed[:, None]
     to_bone, to_ray = _stretched(solids, bone), _stretched(solids, ray)
     taper = solids.start_radius - solids.end_radius
-    length2, bone_ray = (bone * bone).sum(1), (bone * ray).sum(1)
+    length2, bone_ray = _dot(bone, bone), _dot(bone, ray)
     slant2 = length2 - taper**2
     round_body = slant2 > 1e-6
     quadratic = slant2 - bone_ray**2
@@ -167,21 +171,21 @@ def _surface(
 ) -> Surface:
     offset = np.stack([x, y, depth.ravel()[index]], axis=1) - solids.start[solid]
     axis, gain = solids.axis[solid], (1 / solids.thickness - 1)[solid, None]
-    local = offset + gain * (offset * axis).sum(1, keepdims=True) * axis
+    local = offset + gain * _dot(offset, axis)[:, None] * axis
     bone = _stretched(solids, solids.end - solids.start)
-    length2 = (bone * bone).sum(1)
+    length2 = _dot(bone, bone)
     taper = solids.start_radius - solids.end_radius
     slant2 = np.maximum(length2 - taper**2, 1e-6)
-    reach = ((local * bone[solid]).sum(1) - (solids.start_radius * taper)[solid]) / slant2[solid]
+    reach = (_dot(local, bone[solid]) - (solids.start_radius * taper)[solid]) / slant2[solid]
     normal = local - reach.clip(0, 1)[:, None] * bone[solid]
-    normal = normal + gain * (normal * axis).sum(1, keepdims=True) * axis
-    normal /= np.sqrt((normal * normal).sum(1, keepdims=True)).clip(1e-6)
+    normal = normal + gain * _dot(normal, axis)[:, None] * axis
+    normal /= np.sqrt(_dot(normal, normal)[:, None]).clip(1e-6)
     return Surface(
         depth=depth,
         index=index,
         solid=solid,
         normal=normal.astype(np.float32),
         along=reach * np.sqrt(length2)[solid],
-        across=(offset * solids.side[solid]).sum(1),
-        facing=(normal * solids.front[solid]).sum(1),
+        across=_dot(offset, solids.side[solid]),
+        facing=_dot(normal, solids.front[solid]),
     )

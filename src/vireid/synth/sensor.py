@@ -53,22 +53,29 @@ def _cloth_noise() -> NDArray[np.float32]:
     return noise / noise.std()
 
 
-def expose(stage: Stage, camera: Camera, rng: Generator, *, night: bool, loss: float) -> NDArray[np.float32]:
-    """Light a stage as the camera's spectrum sees it.
+@dataclass(frozen=True)
+class Conditions:
+    """Light and weather of one image.
 
-    Args:
-        stage: what stands before the camera.
-        camera: gives spectrum, tint and contrast.
-        rng: source of light, exposure and temperature.
+    Attributes:
         night: visible: lamps instead of daylight; thermal: cool ground instead of sun-warmed.
-        loss: share of fabric pattern that near infrared loses, [0, 1].
+        texture_loss: share of fabric pattern that near infrared loses, [0, 1].
+        lighting: factor of the changes of light, exposure and temperature between images.
     """
+
+    night: bool
+    texture_loss: float
+    lighting: float
+
+
+def expose(stage: Stage, camera: Camera, rng: Generator, conditions: Conditions) -> NDArray[np.float32]:
+    """Light a stage as the camera's spectrum sees it."""
     normal, crevice = _creased(stage, rng), _crevices(stage.surface)
     if camera.spectrum == "visible":
-        return _visible(stage, camera, rng, normal, crevice, night)
+        return _visible(stage, camera, rng, normal, crevice, conditions)
     if camera.spectrum == "nir":
-        return _nir(stage, camera, rng, normal, crevice, loss)
-    return _lwir(stage, camera, rng, normal, night)
+        return _nir(stage, camera, rng, normal, crevice, conditions)
+    return _lwir(stage, camera, rng, normal, conditions)
 
 
 def _creased(stage: Stage, rng: Generator) -> NDArray[np.float32]:
@@ -80,7 +87,7 @@ def _creased(stage: Stage, rng: Generator) -> NDArray[np.float32]:
     bend = noise[:, u & 255, v & 255] * (stage.materials.folds[stage.material])
     normal = surface.normal.copy()
     normal[:, :2] += bend.T
-    return normal / np.sqrt((normal * normal).sum(1, keepdims=True))
+    return normal / np.sqrt(np.einsum("ij,ij->i", normal, normal))[:, None]
 
 
 def _crevices(surface: Surface) -> NDArray[np.float32]:
@@ -131,67 +138,69 @@ def _composite(background: NDArray, index: NDArray[np.int64], colour: NDArray) -
     return image
 
 
+def _draw(rng: Generator, low: float, high: float, spread: float) -> np.float32:
+    """Draw from the range [low, high] shrunk about its middle by `spread`."""
+    return np.float32(0.5 * (low + high) + spread * rng.uniform(-0.5, 0.5) * (high - low))
+
+
 def _visible(
-    stage: Stage, camera: Camera, rng: Generator, normal: NDArray, crevice: NDArray, night: bool
+    stage: Stage, camera: Camera, rng: Generator, normal: NDArray, crevice: NDArray, conditions: Conditions
 ) -> NDArray[np.float32]:
+    night, change = conditions.night, conditions.lighting
     materials, share = stage.materials, _second_colour(stage)[:, None]
     albedo = _blend(materials.rgb[stage.material], materials.rgb2[stage.material], share) ** 2
-    sun = rng.normal(0, 1, 3) * (0.8, 0.3, 0.5) + (0, 0.8, 0.5)
+    sun = change * rng.normal(0, 1, 3) * (0.8, 0.3, 0.5) + (0, 0.8, 0.5)
     sun = (sun / np.linalg.norm(sun)).astype(np.float32)
-    hard = rng.uniform(0.1, 1.0) if not night else rng.uniform(0.5, 1.2)
+    hard = _draw(rng, 0.5, 1.2, change) if night else _draw(rng, 0.1, 1.0, change)
     warm = np.array([1.25, 1.0, 0.7] if night else [1.05, 1.0, 0.95], dtype=np.float32)
-    ambient = 0.2 if night else 0.55
+    ambient = np.float32(0.2 if night else 0.55)
     sky = (ambient * (0.72 + 0.28 * normal[:, 1]) * crevice)[:, None] * np.array([0.95, 1.0, 1.08], dtype=np.float32)
     key = (hard * (normal @ sun).clip(0) * (0.5 + 0.5 * crevice))[:, None] * warm
-    shadow = _ground_shadow(stage, 0.35 + 0.4 * min(hard, 1.0), rng.uniform(-1.5, 1.5), rng.uniform(0.1, 0.4))
-    ground = (ambient + 0.55 * hard * warm) * rng.uniform(0.8, 1.2)
-    background = stage.background**2 * shadow[..., None] * ground.astype(np.float32)
-    image = _composite(background, stage.surface.index, albedo * (sky + key))
-    grey = image.mean(2, keepdims=True)
+    shadow = _ground_shadow(stage, 0.35 + 0.4 * min(float(hard), 1.0), rng.uniform(-1.5, 1.5), rng.uniform(0.1, 0.4))
+    ground = (ambient + np.float32(0.55) * hard * warm) * _draw(rng, 0.8, 1.2, change)
+    image = _composite(stage.background**2 * shadow[..., None] * ground, stage.surface.index, albedo * (sky + key))
+    grey = (image @ np.full(3, 1 / 3, dtype=np.float32))[..., None]
     image = grey + np.float32(camera.saturation) * (image - grey)
-    white = np.asarray(camera.tint) * (1 + rng.normal(0, 0.03, 3)) / warm**0.6
-    gain = rng.uniform(0.85, 1.25) * camera.contrast / (ambient + 0.45 * hard)
-    haze = rng.uniform(0, 0.03)
-    return np.sqrt(image * (gain * white).astype(np.float32) + np.float32(haze))
+    white = np.asarray(camera.tint) * (1 + change * rng.normal(0, 0.03, 3)) / warm**0.6
+    gain = _draw(rng, 0.85, 1.25, change) * camera.contrast / (ambient + 0.45 * hard)
+    return np.sqrt((image * (gain * white).astype(np.float32)).clip(0) + _draw(rng, 0, 0.03, change))
 
 
-def _nir(stage: Stage, camera: Camera, rng: Generator, normal: NDArray, crevice: NDArray, loss: float) -> Image2D:
-    materials = stage.materials
-    share = (1 - loss) * _second_colour(stage)
+def _nir(
+    stage: Stage, camera: Camera, rng: Generator, normal: NDArray, crevice: NDArray, conditions: Conditions
+) -> Image2D:
+    """Light from a lamp at the camera: it falls off with distance, fades at the rim and saturates up close."""
+    materials, change = stage.materials, conditions.lighting
+    share = (1 - conditions.texture_loss) * _second_colour(stage)
     albedo = _blend(materials.nir[stage.material], materials.nir2[stage.material], share) ** 2
     depth = stage.surface.depth.ravel()[stage.surface.index]
     lamp = (0.2 + 0.8 * normal[:, 2].clip(0)) * (1 + 0.12 * depth) * (0.4 + 0.6 * crevice)
     height, width = stage.background.shape
     row = np.linspace(0, 1, height, dtype=np.float32)[:, None]
     column = np.linspace(-1, 1, width, dtype=np.float32)
-    falloff = rng.uniform(0.25, 0.6) * (0.6 + 0.8 * row)
-    beam = np.exp(-((column - rng.normal(0, 0.3)) ** 2 + (row - rng.uniform(0.2, 0.7)) ** 2) * rng.uniform(0.1, 0.6))
+    falloff = _draw(rng, 0.08, 0.35, change) * (0.6 + 0.8 * row)
+    off_axis = (column - change * rng.normal(0, 0.3)) ** 2 + (row - _draw(rng, 0.2, 0.7, change)) ** 2
+    beam = np.exp(-off_axis * _draw(rng, 0.1, 0.6, change)).astype(np.float32)
     shadow = _ground_shadow(stage, 0.35, 0.0, 0.12)
     image = _composite(stage.background**2 * falloff * shadow, stage.surface.index, albedo * lamp)
-    gain = rng.uniform(0.9, 1.6) * camera.contrast
-    exposed = image * beam.astype(np.float32) * np.float32(gain)
-    return np.sqrt(exposed / (1 + 0.35 * exposed) + np.float32(rng.uniform(0.0, 0.02)))
+    exposed = image * beam * _draw(rng, 0.9, 1.6, change) * np.float32(camera.contrast)
+    return np.sqrt(exposed / (1 + 0.35 * exposed) + _draw(rng, 0.0, 0.02, change))
 
 
-def _lwir(stage: Stage, camera: Camera, rng: Generator, normal: NDArray, night: bool) -> Image2D:
+def _lwir(stage: Stage, camera: Camera, rng: Generator, normal: NDArray, conditions: Conditions) -> Image2D:
     """Emission; people stand out against cool ground at night and sink into warm walls by day."""
+    change = conditions.lighting
     heat = stage.materials.heat[stage.material]
-    grazing = 0.80 + 0.20 * normal[:, 2]
-    creased = 1 + 0.10 * (normal[:, 0] - stage.surface.normal[:, 0])
-    person = heat * grazing * creased
-    spread = rng.uniform(0.5, 1.1)
-    ground = (
-        0.10 + spread * (stage.background - 0.2)
-        if night
-        else rng.uniform(0.35, 0.6) + 1.2 * spread * (stage.background - 0.2)
-    )
-    image = _composite(ground + np.float32(rng.uniform(0.02, 0.12)), stage.surface.index, person)
+    person = heat * (0.8 + 0.2 * normal[:, 2]) * (1 + 0.1 * (normal[:, 0] - stage.surface.normal[:, 0]))
+    spread = _draw(rng, 0.5, 1.1, change)
+    air, contrast = (0.16, spread) if conditions.night else (_draw(rng, 0.42, 0.67, change), 1.2 * spread)
+    image = _composite(air + contrast * (stage.background - np.float32(0.2)), stage.surface.index, person)
     silhouette = (stage.surface.depth > BACKGROUND_DEPTH).astype(np.float32)
     size = image.shape[0]
     halo = uniform_filter(uniform_filter(silhouette, size // 7), size // 7)
-    image += np.float32(rng.uniform(-0.14, 0.08)) * halo * (1 - silhouette)
-    low, gain = rng.uniform(-0.05, 0.12), rng.uniform(0.65, 1.0) * camera.contrast
-    return (image - np.float32(low)) * np.float32(gain) + np.float32(rng.uniform(0.0, 0.12))
+    image += _draw(rng, -0.14, 0.08, change) * halo * (1 - silhouette)
+    low, gain = _draw(rng, -0.05, 0.12, change), _draw(rng, 0.65, 1.0, change) * np.float32(camera.contrast)
+    return (image - low) * gain + _draw(rng, 0.0, 0.12, change)
 
 
 def degrade(
@@ -218,6 +227,6 @@ def degrade(
     sampled = sharp.resize((max(8, round(width / per_row)), rows), Image.Resampling.BILINEAR)
     read = np.asarray(sampled, dtype=np.float32)
     grain = rng.standard_normal(read.shape, dtype=np.float32) * (255 * noise) * (1.3 - 0.6 * read / 255)
-    stripes = rng.standard_normal(read.shape[1], dtype=np.float32) * np.float32(255 * fixed)
-    grain += stripes[:, None] if read.ndim == 3 else stripes
+    stripes = rng.standard_normal((1, read.shape[1]), dtype=np.float32) * np.float32(255 * fixed)
+    grain += stripes.reshape(stripes.shape + (1,) * (read.ndim - 2))
     return (read + grain).clip(0, 255).astype(np.uint8)

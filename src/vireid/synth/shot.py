@@ -17,7 +17,7 @@ from vireid.synth.difficulty import Difficulty
 from vireid.synth.figure import Solids, dress
 from vireid.synth.render import Box, Surface, trace
 from vireid.synth.scene import HEIGHT_M, PIXELS_PER_METRE, WIDTH_M, Scene, make_scene
-from vireid.synth.sensor import Stage, degrade, expose
+from vireid.synth.sensor import Conditions, Stage, degrade, expose
 from vireid.synth.wardrobe import Identity, Materials, Slot, sample_identity
 
 HEIGHT, WIDTH = 128, 64
@@ -65,7 +65,7 @@ def take(shot: Shot, seed: int, difficulty: Difficulty) -> Photo:
     solids = cameras.project(dress(identity, joints), view, identity.shape.height)
     box = cameras.detect(solids, own, difficulty.box_jitter)
     stage, surface = _stage(identity, solids, box, camera, seed, difficulty, own)
-    image = expose(stage, camera, own, night=night, loss=difficulty.texture_loss)
+    image = expose(stage, camera, own, Conditions(night, difficulty.texture_loss, difficulty.lighting))
     hidden = np.zeros(_RENDER, dtype=bool)
     if own.random() < difficulty.occlusion:
         hidden = _occlude(image, own)

@@ -23,7 +23,7 @@ PALETTE = np.array(
 )
 """sRGB of common fabrics: black, charcoal, navy, denim, grey, white, beige, brown, olive, red, …"""
 
-PALETTE_WEIGHTS = np.array([9, 6, 6, 6, 5, 7, 4, 3, 3, 4, 3, 3, 3, 3, 3, 2, 4, 2, 4, 4]) / 84
+PALETTE_WEIGHTS = np.array([6, 4, 5, 5, 4, 8, 5, 4, 4, 4, 4, 4, 4, 4, 4, 3, 5, 3, 4, 4]) / 88
 HAIR = np.array([(0.07, 0.06, 0.05), (0.18, 0.12, 0.08), (0.33, 0.22, 0.12), (0.62, 0.48, 0.28), (0.6, 0.6, 0.6)])
 SKIN = np.array([(0.91, 0.74, 0.64), (0.82, 0.63, 0.50), (0.66, 0.46, 0.34), (0.45, 0.30, 0.22), (0.32, 0.21, 0.16)])
 
@@ -127,7 +127,7 @@ def nir_albedo(luminance: NDArray, rng: Generator, correlation: float) -> NDArra
 
 def _fabric(rng: Generator) -> NDArray:
     colour = PALETTE[rng.choice(len(PALETTE), p=PALETTE_WEIGHTS)]
-    return (colour * rng.uniform(0.8, 1.2) + rng.normal(0, 0.03, 3)).clip(0.03, 0.95)
+    return (colour * rng.uniform(0.7, 1.3) + rng.normal(0, 0.03, 3)).clip(0.03, 0.95)
 
 
 def _sample_outfit(rng: Generator) -> Outfit:
@@ -143,7 +143,7 @@ def _sample_outfit(rng: Generator) -> Outfit:
         flare_m=float(rng.uniform(0.01, 0.1)),
         boots=bool(rng.random() < 0.2),
         hair=str(rng.choice(["short", "short", "short", "long", "long", "bun", "bald"])),
-        hat=str(rng.choice(["none", "none", "none", "none", "cap", "beanie", "brim"])),
+        hat=str(rng.choice(["none", "none", "none", "cap", "beanie", "brim"])),
         hood=bool(rng.random() < 0.12),
         scarf=bool(rng.random() < 0.12),
         bag=str(rng.choice(["none", "none", "backpack", "backpack", "shoulder", "hand"])),
@@ -174,7 +174,7 @@ def _sample_materials(rng: Generator, outfit: Outfit, nir_correlation: float) ->
         nir2=nir2.clip(0.04, 0.95).astype(np.float32),
         heat=_heat(rng, outfit).astype(np.float32),
         pattern=pattern,
-        period=rng.uniform(0.05, 0.16, count).astype(np.float32),
+        period=rng.uniform(0.07, 0.2, count).astype(np.float32),
         folds=folds.astype(np.float32),
     )
 

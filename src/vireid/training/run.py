@@ -85,6 +85,7 @@ def _fit(recipe: Recipe, run: Path, checkpoint: Path | None, console: Console, d
         recipe.method,
         num_classes=len(data.label_map),
         backbone=recipe.backbone,
+        terms={name: term.model_dump() for name, term in recipe.terms.items()},
         **recipe.options.model_dump(),
     )
     precision = choose_precision(method, default_device(), recipe.precision)
