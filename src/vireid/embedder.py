@@ -136,7 +136,7 @@ class Embedder:
 
 
 def _mean_direction(a: Tensor, b: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(a + b, dim=1)
+    return torch.nn.functional.normalize(a + b, dim=-1)
 
 
 def _pixels(image: ImageLike, size: tuple[int, int]) -> NDArray[np.uint8]:

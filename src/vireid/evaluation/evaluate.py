@@ -73,8 +73,9 @@ class FeatureTable:
         Raises:
             InputError: for an unknown feature or re-ranking, or as the protocol says.
         """
-        if feature not in self.features:
-            raise InputError(f"no feature {feature!r}: this method has {', '.join(self.features)}")
+        vectors = [name for name, value in self.features.items() if value.ndim == 2]
+        if feature not in vectors:
+            raise InputError(f"no feature {feature!r}: this method has {', '.join(vectors)}")
         if rerank not in (None, "k-reciprocal"):
             raise InputError(f"unknown re-ranking {rerank!r}: use k-reciprocal")
         used = self.features if feature == "global" else {"global": self.features[feature]}

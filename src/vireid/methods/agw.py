@@ -2,7 +2,7 @@
 
 Attention (non-local blocks in layer2 and layer3), Generalised-mean pooling and the Weighted regularised triplet
 on a BNNeck baseline. The default is the cross-modality form: one stem a modality, everything else shared, both
-modalities in one batch. `streams="one"` is the single-modality form of the survey's other code base.
+modalities in one batch. `specific_until="none"` is the single-modality form of the survey's other code base.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class Preset:
     train: int
     val: int
     test: int
-    images: tuple[int, int, int] = (5, 4, 4)
+    images: tuple[int, int, int] = (3, 3, 3)
     shared: int = 1
     difficulty: Difficulty = field(default_factory=Difficulty)
     seed: int = 0
@@ -76,25 +76,13 @@ class Preset:
 
 PRESETS = {
     "demo": Preset(
-        train=200,
-        val=20,
-        test=40,
-        difficulty=Difficulty(
-            nir_correlation=0.99,
-            texture_loss=0.0,
-            view_range_deg=20,
-            night=0.0,
-            inversion=0.1,
-            lighting=0.3,
-            noise=0.005,
-            blur=0.3,
-            clutter=0.25,
-            occlusion=0.0,
-            box_jitter=0.015,
-            resolution=(100, 128),
-        ),
+        train=1000,
+        val=0,
+        test=50,
+        images=(3, 3, 0),
+        difficulty=Difficulty(night=0.1, lighting=0.5, clutter=0.5, occlusion=0.0),
     ),
-    "synthetic-v1": Preset(500, 50, 100),
+    "synthetic-v1": Preset(train=2000, val=50, test=100),
     "synthetic-hard": Preset(
         train=3000,
         val=200,

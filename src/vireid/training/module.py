@@ -67,12 +67,19 @@ class TrainingModule(LightningModule):
                 if self.recipe.clip_norm is not None:
                     self.clip_gradients(optimizer, self.recipe.clip_norm, "norm")
                 optimizer.step()
-            self.log_dict(
-                {f"{name}": value.detach() for name, value in terms.items()} | {f"loss_{phase}": total.detach()},
-                prog_bar=True,
-                batch_size=len(batch),
+            self._log(
+                {name: value.detach() for name, value in terms.items()} | {f"loss_{phase}": total.detach()}, len(batch)
             )
         self.method.after_step()
+
+    def on_train_epoch_end(self) -> None:
+        """Log what the method tells about itself, such as the drift of its memories."""
+        self.log_dict({f"statistics/{name}": value for name, value in self.method.statistics().items()})
+
+    def _log(self, values: dict[str, Tensor], batch_size: int) -> None:
+        self.log_dict(values, on_step=False, on_epoch=True, batch_size=batch_size)
+        shown = {f"{name} ": value for name, value in values.items()}
+        self.log_dict(shown, prog_bar=True, logger=False, batch_size=batch_size)
 
     def _schedule(self) -> None:
         factor = lr_factor(self.recipe.schedule, self.current_epoch, self.recipe.epochs, self.global_step)

@@ -49,7 +49,8 @@ def train(recipe: Recipe, run: Path, *, console: Console | None = None, devices:
     """
     if (run / "recipe.yaml").exists():
         raise InputError(f"run folder {run} holds a run already: pass --resume {run}, or another --out")
-    _require_root(recipe)
+    data = recipe.data.model_copy(update={"root": _require_root(recipe).resolve()})
+    recipe = recipe.model_copy(update={"data": data})
     write_text(run / "recipe.yaml", save_recipe(recipe))
     write_text(run / "environment.json", json.dumps(describe_environment(), indent=2) + "\n")
     return _fit(recipe, run, None, console or Console(), devices, num_nodes)
