@@ -108,7 +108,7 @@ def test_embed_files_skips_and_lists_bad_ones(run, manifest, tmp_path):
 def test_evaluation_of_the_same_bundle_is_reproducible(run, manifest, tmp_path):
     from vireid.evaluation.command import EvaluateRequest, run_evaluation
 
-    request = EvaluateRequest(model=run, data="manifest", root=manifest, query="visible", gallery="infrared")
+    request = EvaluateRequest(models=(run,), query="visible", gallery="infrared")
     first, second = run_evaluation(request)[0].as_dict(), run_evaluation(request)[0].as_dict()
     assert first == second
     assert first["protocol"] == "cross-vis2ir"

@@ -3,11 +3,15 @@
 import json
 import subprocess
 import sys
+from itertools import pairwise
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import vireid
 from vireid.cli import app
+from vireid.data import open_dataset
 from vireid.errors import InputError
 
 COMMANDS = [c.name or c.callback.__name__.replace("_", "-") for c in app.registered_commands]
@@ -36,48 +40,80 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path):
         (["train"], "name a method"),
         (["train", "agw", "--data", "atlantis"], "no recipe ships for method agw on data atlantis"),
         (["train", "nope"], "no recipe ships for method nope"),
-        (["evaluate", "x", "--root", ".", "--protocol", "a", "--query", "visible"], "not both"),
-        (["evaluate", "x", "--root", ".", "--protocol", "a"], "unknown protocol 'a'"),
-        (["evaluate", "x", "--root", ".", "--data", "manifest", "--query", "sonar"], "unknown modality 'sonar'"),
-        (["evaluate", "x", "--root", ".", "--option", "trial"], "write key=value"),
+        (["evaluate"], "name a run folder or bundle to evaluate"),
+        (["evaluate", "x.safetensors"], "x.safetensors is no run folder, which would know its data"),
+        (["evaluate", "x", "--features", "y.npz"], "give either models or --features"),
+        (["evaluate", "RUN", "--query", "sonar"], "unknown modality 'sonar'"),
+        (["evaluate", "RUN", "--protocol", "a", "--query", "visible"], "not both"),
+        (["evaluate", "RUN", "--protocol", "a"], "unknown protocol 'a'"),
+        (["evaluate", "RUN", "--option", "trial"], "write key=value"),
+        (["evaluate", "RUN", "--distractors", "synthetic:0"], "write synthetic:N with N above 0"),
+        (["evaluate", "RUN", "RUN", "--distractors", "synthetic:9"], "takes one run folder or bundle"),
         (["report", "nowhere"], "nowhere"),
         (["embed", "none.safetensors", "/nowhere", "--out", "x.parquet"], "/nowhere: no such file or folder"),
         (["data", "check", "nope", "--root", "."], "unknown data set 'nope'"),
     ],
 )
-def test_errors_name_the_thing(arguments, sentence):
-    result = CliRunner().invoke(app, arguments)
+def test_errors_name_the_thing(arguments, sentence, run):
+    result = CliRunner().invoke(app, [str(run) if word == "RUN" else word for word in arguments])
     assert isinstance(result.exception, InputError)
     assert sentence in str(result.exception)
 
 
-def test_evaluate_writes_json_and_rows(run, manifest, tmp_path):
-    arguments = [
-        "evaluate",
-        str(run),
-        "--data",
-        "manifest",
-        "--root",
-        str(manifest),
-        "--json",
-        str(tmp_path / "o.json"),
-    ]
-    result = CliRunner().invoke(app, [*arguments, "--format", "markdown"])
-    assert result.exit_code == 0, result.output
-    assert "| cross-ir2vis |" in result.output
-    values = json.loads((tmp_path / "o.json").read_text())
+def evaluate(*arguments):
+    result = CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result.output
+
+
+def test_evaluate_writes_json_and_rows(run, tmp_path):
+    out = tmp_path / "o.json"
+    assert "| cross-ir2vis |" in evaluate(run, "--json", out, "--format", "markdown")
+    values = json.loads(out.read_text())
     assert {"rank1", "rank5", "rank10", "rank20", "mAP", "mINP", "trials"} <= set(values)
     assert [r["protocol"] for r in values["results"]] == ["cross-ir2vis", "cross-vis2ir"]
     assert all(0 <= values[k] <= 1 for k in ("rank1", "mAP", "mINP"))
-    latex = CliRunner().invoke(app, [*arguments, "--format", "latex"])
-    assert "cross-ir2vis &" in latex.output
+    assert "cross-ir2vis &" in evaluate(run, "--format", "latex")
 
 
-def test_rerank_is_stamped(run, manifest, tmp_path):
-    out = tmp_path / "o.json"
-    arguments = ["evaluate", str(run), "--data", "manifest", "--root", str(manifest), "--rerank", "k-reciprocal"]
-    assert CliRunner().invoke(app, [*arguments, "--json", str(out)]).exit_code == 0
-    assert json.loads(out.read_text())["rerank"] == "k-reciprocal"
+def test_a_bundle_needs_its_data_and_scores_like_its_run(run, manifest, tmp_path):
+    evaluate(run / "last.safetensors", "--data", "manifest", "--root", manifest, "--json", tmp_path / "bundle.json")
+    evaluate(run, "--json", tmp_path / "run.json")
+    assert (tmp_path / "bundle.json").read_text() == (tmp_path / "run.json").read_text()
+
+
+def test_rerank_is_stamped(run, tmp_path):
+    evaluate(run, "--rerank", "k-reciprocal", "--json", tmp_path / "o.json")
+    assert json.loads((tmp_path / "o.json").read_text())["rerank"] == "k-reciprocal"
+
+
+def test_several_models_are_trials_of_one_result(run, tmp_path):
+    evaluate(run, run, "--protocol", "cross", "--json", tmp_path / "o.json")
+    values = json.loads((tmp_path / "o.json").read_text())
+    assert values["trials"][0] == values["trials"][1]
+    assert values["sd"]["mAP"] == 0
+
+
+def test_features_of_any_code_base_score_like_the_model(run, manifest, tmp_path):
+    records = open_dataset("manifest", manifest).where(split="test")
+    features = vireid.load(run / "last.safetensors").extract(records)["global"].numpy()
+    columns = {"pid": records.pid, "camid": records.camid, "modality": records.modality}
+    np.savez(tmp_path / "features.npz", features=3 * features, **columns)
+    evaluate("--features", tmp_path / "features.npz", "--protocol", "cross", "--json", tmp_path / "a.json")
+    evaluate(run, "--protocol", "cross", "--json", tmp_path / "b.json")
+    ours, theirs = (json.loads((tmp_path / name).read_text()) for name in ("a.json", "b.json"))
+    assert all(ours[k] == pytest.approx(theirs[k], abs=1e-9) for k in ("rank1", "mAP", "mINP"))
+
+
+def test_roc_and_distractors(run, tmp_path):
+    assert "equal error rate" in evaluate(run, "--protocol", "cross", "--roc")
+    out, figure = tmp_path / "curve.json", tmp_path / "curve.png"
+    evaluate(run, "--protocol", "cross", "--distractors", "synthetic:120", "--json", out, "--figure", figure)
+    curve = json.loads(out.read_text())["cross-ir2vis"]
+    sizes = [point["num_gallery"] for point in curve]
+    assert [size - sizes[0] for size in sizes] == [0, 100, 120]
+    assert all(later["mAP"] <= earlier["mAP"] for earlier, later in pairwise(curve))
+    assert figure.stat().st_size > 1000
 
 
 def test_doctor_and_methods():

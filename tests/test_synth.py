@@ -153,11 +153,11 @@ def test_one_instant_has_one_pose_in_every_spectrum():
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    return write_dataset(tmp_path_factory.mktemp("synth") / "one", preset="demo", ids=6, workers=1)
+    return write_dataset(tmp_path_factory.mktemp("synth") / "one", preset="synthetic-v1", ids=6, workers=1)
 
 
 def test_any_number_of_workers_writes_the_same_bytes(small, tmp_path):
-    again = write_dataset(tmp_path / "two", preset="demo", ids=6, workers=2)
+    again = write_dataset(tmp_path / "two", preset="synthetic-v1", ids=6, workers=2)
     files = sorted(p.relative_to(small) for p in small.rglob("*") if p.is_file())
     assert files == sorted(p.relative_to(again) for p in again.rglob("*") if p.is_file())
     assert all((small / f).read_bytes() == (again / f).read_bytes() for f in files if f.suffix != ".npz")
@@ -166,7 +166,7 @@ def test_any_number_of_workers_writes_the_same_bytes(small, tmp_path):
 
 
 def test_another_seed_is_another_data_set(small, tmp_path):
-    other = write_dataset(tmp_path / "seed1", preset="demo", ids=6, seed=1, workers=1)
+    other = write_dataset(tmp_path / "seed1", preset="synthetic-v1", ids=6, seed=1, workers=1)
     card, other_card = (json.loads((root / "synthetic.json").read_text()) for root in (small, other))
     assert card["hash"] != other_card["hash"]
     assert card["content"] != other_card["content"]
@@ -214,13 +214,13 @@ def test_trees_are_those_that_the_real_loaders_read(tmp_path):
 
 def test_a_finished_folder_is_reused_and_a_foreign_one_refused(small, tmp_path):
     before = (small / "manifest.csv").stat().st_mtime_ns
-    assert write_dataset(small, preset="demo", ids=6, workers=1) == small
+    assert write_dataset(small, preset="synthetic-v1", ids=6, workers=1) == small
     assert (small / "manifest.csv").stat().st_mtime_ns == before
     with pytest.raises(InputError, match="another synthetic data set"):
-        write_dataset(small, preset="demo", ids=7)
+        write_dataset(small, preset="synthetic-v1", ids=7)
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="other files"):
-        write_dataset(tmp_path, preset="demo", ids=6)
+        write_dataset(tmp_path, preset="synthetic-v1", ids=6)
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
 
 

@@ -134,7 +134,7 @@ def data_check(
 
 @app.command()
 def train(
-    method: Annotated[str | None, typer.Argument(help="see `vireid methods`")] = None,
+    method: Annotated[str | None, typer.Argument(help="method or shipped recipe, see `vireid methods`")] = None,
     data: DataOption = "synthetic",
     root: Root = None,
     recipe: Annotated[Path | None, typer.Option(help="YAML file; default: the shipped recipe")] = None,
@@ -156,10 +156,11 @@ def train(
         bundle = training.resume(resume, console=console, devices=devices, num_nodes=num_nodes)
     else:
         if method is None:
-            raise InputError("name a method, such as vireid train agw, or pass --resume RUN")
-        source = recipe or packaged_recipe(method, data)
-        fixed = [f"method={method}", f"data.name={data}", *([f"data.root={json.dumps(str(root))}"] if root else [])]
-        resolved = load_recipe(source, [*fixed, *(override or [])])
+            raise InputError("name a method or a shipped recipe, such as vireid train agw, or pass --resume RUN")
+        fixed = [f"data.name={data}", *([f"data.root={json.dumps(str(root))}"] if root else [])]
+        resolved = load_recipe(recipe or packaged_recipe(method, data), [*fixed, *(override or [])])
+        if recipe is not None and resolved.method != method:
+            raise InputError(f"recipe {recipe} is for method {resolved.method}, not {method}: name that one")
         run = out or Path("runs") / f"{data}-{method}-{resolved.seed}"
         bundle = training.train(resolved, run, console=console, devices=devices, num_nodes=num_nodes)
     console.print(f"bundle: {bundle}\nnext: vireid report {bundle.parent}")
@@ -167,30 +168,38 @@ def train(
 
 @app.command()
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="run folder or bundle")],
-    data: DataOption = "synthetic",
+    models: Annotated[list[Path] | None, typer.Argument(help="run folders or bundles; several are trials")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="data set; default: the run's")] = None,
     root: Root = None,
-    protocol: Annotated[list[str] | None, typer.Option(help="preset; default: the data set's first")] = None,
+    protocol: Annotated[list[str] | None, typer.Option(help="preset; default: the data set's own")] = None,
     query: Annotated[str | None, typer.Option(help="modality that asks, for your own data")] = None,
     gallery: Annotated[str | None, typer.Option(help="modality that is searched, for your own data")] = None,
-    feature: Annotated[str, typer.Option(help="which feature of the method")] = "global",
+    features: Annotated[Path | None, typer.Option(help="score this .parquet, .npz or .mat instead of a model")] = None,
+    feature: Annotated[str, typer.Option(help="which vector of the method")] = "global",
     flip: Annotated[bool, typer.Option(help="average each image with its mirror image")] = False,
     rerank: Annotated[str | None, typer.Option(help="k-reciprocal")] = None,
+    roc: Annotated[bool, typer.Option("--roc", help="also true positive rates at given false positive rates")] = False,
+    distractors: Annotated[str | None, typer.Option(help="fill the gallery: a folder, or synthetic:N")] = None,
+    figure: Annotated[Path | None, typer.Option(help="draw the distractor curve into this .png or .svg")] = None,
     options: Annotated[list[str] | None, typer.Option("--option", help="loader option, such as trial=3")] = None,
     select: Annotated[str, typer.Option(help="which bundle of a run: last or best")] = "last",
     json_file: Annotated[Path | None, typer.Option("--json", help="write the result here")] = None,
-    format: Annotated[str, typer.Option("--format", help="console, latex or markdown")] = "console",
+    style: Annotated[str, typer.Option("--format", help="console, latex or markdown")] = "console",
 ) -> None:
     """Evaluate by a published protocol.
 
-    Examples: `vireid evaluate runs/sysu --data sysu_mm01 --root /data/SYSU-MM01 --protocol sysu-all`,
-    `vireid evaluate best.safetensors --data manifest --root crops --query infrared --gallery visible --json out.json`
+    Examples: `vireid evaluate runs/sysu --protocol sysu-all --protocol sysu-indoor --json sysu.json`,
+    `vireid evaluate runs/regdb-* --format latex` (ten splits, ten models),
+    `vireid evaluate best.safetensors --data manifest --root crops --query infrared --gallery visible --roc`,
+    `vireid evaluate --features features.npz --protocol cross`,
+    `vireid evaluate runs/sysu --protocol sysu-all --distractors synthetic:100000 --figure curve.png`
     """
     from vireid.evaluation.command import EvaluateRequest, run_evaluation
-    from vireid.evaluation.tables import render
+    from vireid.evaluation.tables import render, roc_table, write_json
 
     request = EvaluateRequest(
-        model=model,
+        models=tuple(models or ()),
+        features=features,
         data=data,
         root=root,
         protocols=tuple(protocol or ()),
@@ -199,16 +208,36 @@ def evaluate(
         feature=feature,
         flip=flip,
         rerank=rerank,
+        roc=roc,
         options=tuple(options or ()),
         select=select,
     )
+    if distractors is not None:
+        _evaluate_with_strangers(request, distractors, figure, json_file)
+        return
     with _progress("embedding") as progress:
         results = run_evaluation(request, progress)
     if json_file is not None:
-        from vireid.evaluation.tables import write_json
-
         write_json(json_file, results)
-    console.print(render(results, format), soft_wrap=format != "console")
+    console.print(render(results, style), soft_wrap=style != "console")
+    for result in results:
+        if result.roc is not None:
+            console.print(roc_table(result.protocol.name, result.roc))
+
+
+def _evaluate_with_strangers(request: Any, source: str, figure: Path | None, json_file: Path | None) -> None:
+    from vireid.evaluation.strangers import evaluate_with_strangers
+    from vireid.evaluation.tables import curve_table, write_curve
+    from vireid.plots import gallery_size_figure
+
+    with _progress("embedding") as progress:
+        curves = evaluate_with_strangers(request, source, progress)
+    for name, curve in curves.items():
+        console.print(curve_table(name, curve))
+    if json_file is not None:
+        write_curve(json_file, curves)
+    if figure is not None:
+        gallery_size_figure(curves).savefig(figure, dpi=150)
 
 
 @app.command()

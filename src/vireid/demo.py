@@ -40,7 +40,7 @@ def run_demo(out: Path, *, fast: bool = False, console: Console | None = None) -
         overrides = [f"data.root={data}", *(FAST if fast else [])]
         training.train(load_recipe(packaged_recipe("agw", "demo"), overrides), run, console=console)
     console.rule("3/4  evaluation on people never seen in training")
-    results = run_evaluation(EvaluateRequest(model=run, data="synthetic", root=data))
+    results = run_evaluation(EvaluateRequest(models=(run,)))
     write_json(run / "evaluation.json", results)
     console.print(render(results, "console"))
     console.rule("4/4  report")

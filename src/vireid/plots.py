@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
+from vireid.evaluation.ranking import RankMetrics
 from vireid.records import Modality
 
 Curve = NDArray[np.float64]
@@ -43,6 +44,19 @@ def cmc_figure(curves: Mapping[str, Sequence[Curve]]) -> Figure:
     lowest = min(float(curve[0]) for _, _, curve in drawn)
     axes.set(xlabel="rank k", ylabel="queries with a match in the first k", ylim=(max(0, lowest - 0.1), 1.01))
     axes.set_xticks([1, *range(5, max(len(curve) for _, _, curve in drawn) + 1, 5)])
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    _legend_above(figure)
+    return figure
+
+
+def gallery_size_figure(curves: Mapping[str, Sequence[RankMetrics]]) -> Figure:
+    """Draw rank-1 (solid) and mAP (dashed) against the number of gallery images, by protocol."""
+    figure, (axes,) = _figure(1)
+    for (name, curve), color in zip(curves.items(), cycle(PALETTE), strict=False):
+        sizes = [metrics.num_gallery for metrics in curve]
+        axes.plot(sizes, [metrics.cmc[0] for metrics in curve], "o-", color=color, linewidth=2, label=f"{name} rank-1")
+        axes.plot(sizes, [metrics.mean_ap for metrics in curve], "o--", color=color, linewidth=1.2, label=f"{name} mAP")
+    axes.set(xscale="log", xlabel="gallery images", ylim=(0, 1.01))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     _legend_above(figure)
     return figure

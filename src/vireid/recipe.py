@@ -91,6 +91,7 @@ class Recipe(Options):
     clip_norm: float | None = Field(None, gt=0, description="gradient norm limit; null = off")
     precision: Literal["auto", "32", "bf16", "16"] = Field("auto", description="auto: measured choice per device")
     validation: Validation = Validation()
+    expected_steps: int | None = Field(None, description="batches an epoch on the complete data set, for comparison")
     keep_checkpoints: int = Field(2, ge=1)
 
     @model_validator(mode="before")

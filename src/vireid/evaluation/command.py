@@ -1,4 +1,4 @@
-"""What `vireid evaluate` does: resolve a model, a data set and protocols, and score them."""
+"""What `vireid evaluate` does: resolve models, a data set and protocols, and score them."""
 
 from __future__ import annotations
 
@@ -12,48 +12,80 @@ from vireid.data import find_dataset, open_dataset
 from vireid.data.images import Progress
 from vireid.embedder import Embedder
 from vireid.errors import InputError
-from vireid.evaluation.evaluate import Evaluation, FeatureTable, find_protocol, protocol_splits
+from vireid.evaluation.evaluate import Evaluation, FeatureTable, find_protocol, join_trials, protocol_splits
 from vireid.evaluation.presets import cross
 from vireid.evaluation.protocols import Protocol
-from vireid.records import Modality
+from vireid.recipe import DataOptions, load_recipe
+from vireid.records import Modality, Records
 
 
 @dataclass(frozen=True)
 class EvaluateRequest:
     """The arguments of `vireid evaluate`."""
 
-    model: Path
-    data: str
-    root: Path | None
+    models: tuple[Path, ...] = ()
+    features: Path | None = None
+    data: str | None = None
+    root: Path | None = None
     protocols: tuple[str, ...] = ()
     query: str | None = None
     gallery: str | None = None
     feature: str = "global"
     flip: bool = False
     rerank: str | None = None
+    roc: bool = False
     options: tuple[str, ...] = ()
     select: str = "last"
 
 
 def run_evaluation(request: EvaluateRequest, progress: Progress | None = None) -> list[Evaluation]:
-    """Score a run or a bundle.
+    """Score runs, bundles or a file of features.
+
+    Several models are the trials of one result (RegDB: ten splits, ten models). A run folder knows its data set, root
+    and loader options; what the request names goes first.
 
     Raises:
         InputError: for a missing bundle or data root, an unknown protocol, or unreadable data.
     """
-    info = find_dataset(request.data)
-    if request.root is None:
-        raise InputError(f"pass --root DIR, the folder of {info.title}; to get the data, {info.access}")
-    protocols = resolve_protocols(request)
-    records = open_dataset(request.data, request.root, **parse_options(request.options))
+    if request.features is not None:
+        if request.models:
+            raise InputError("give either models or --features, not both")
+        return _score(request, FeatureTable.read(request.features), resolve_protocols(request, "manifest"))
+    if not request.models:
+        raise InputError("name a run folder or bundle to evaluate, or pass --features FILE")
+    results = [_evaluate_model(request, model, progress) for model in request.models]
+    return [join_trials(column) for column in zip(*results, strict=True)]
+
+
+def _evaluate_model(request: EvaluateRequest, model: Path, progress: Progress | None) -> list[Evaluation]:
+    name, records = open_evaluation_data(request, model)
+    protocols = resolve_protocols(request, name)
     splits = set().union(*(protocol_splits(protocol) for protocol in protocols))
-    embedder = Embedder.load(resolve_bundle(request.model, request.select))
+    embedder = Embedder.load(resolve_bundle(model, request.select))
     table = FeatureTable.extract(embedder, records.where(split=splits), flip=request.flip, progress=progress)
-    selection = embedder.card.selection if embedder.card else request.select
-    return [
-        table.evaluate(protocol, feature=request.feature, rerank=request.rerank, selection=selection)
-        for protocol in protocols
-    ]
+    return _score(request, table, protocols)
+
+
+def _score(request: EvaluateRequest, table: FeatureTable, protocols: list[Protocol]) -> list[Evaluation]:
+    return [table.evaluate(p, feature=request.feature, rerank=request.rerank, roc=request.roc) for p in protocols]
+
+
+def open_evaluation_data(request: EvaluateRequest, model: Path) -> tuple[str, Records]:
+    """Open the data set that the request names, or else the one that the run was trained on; return its name too.
+
+    Raises:
+        InputError: when neither names a data set and its root.
+    """
+    recipe = model / "recipe.yaml"
+    trained = load_recipe(recipe).data if recipe.is_file() else None
+    if request.data is not None and (trained is None or trained.name != request.data):
+        trained = DataOptions(name=request.data)
+    if trained is None:
+        raise InputError(f"{model} is no run folder, which would know its data: pass --data NAME --root DIR")
+    info, root = find_dataset(trained.name), request.root or trained.root
+    if root is None:
+        raise InputError(f"pass --root DIR, the folder of {info.title}; to get the data, {info.access}")
+    return trained.name, open_dataset(trained.name, root, **{**trained.options, **parse_options(request.options)})
 
 
 def resolve_bundle(model: Path, select: str = "last") -> Path:
@@ -72,7 +104,7 @@ def resolve_bundle(model: Path, select: str = "last") -> Path:
     return bundle
 
 
-def resolve_protocols(request: EvaluateRequest) -> list[Protocol]:
+def resolve_protocols(request: EvaluateRequest, data: str) -> list[Protocol]:
     """Return the protocols asked for: by name, by direction, or the data set's own.
 
     Raises:
@@ -85,7 +117,7 @@ def resolve_protocols(request: EvaluateRequest) -> list[Protocol]:
         query = Modality.parse(request.query or "infrared")
         gallery = Modality.parse(request.gallery) if request.gallery else Modality(1 - query)
         return [cross(query, gallery)]
-    return [find_protocol(name) for name in request.protocols or find_dataset(request.data).protocols]
+    return [find_protocol(name) for name in request.protocols or find_dataset(data).protocols]
 
 
 def parse_options(options: tuple[str, ...]) -> dict[str, Any]:

@@ -1,8 +1,10 @@
-"""Score a trained method by a protocol, and stamp the result with all that it depends on."""
+"""Score features by a protocol, and stamp the result with all that it depends on."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +16,16 @@ from vireid.embedder import Embedder
 from vireid.environment import git_commit
 from vireid.errors import InputError
 from vireid.evaluation.distances import DistanceBlock
+from vireid.evaluation.features_file import read_features
 from vireid.evaluation.presets import PRESETS
 from vireid.evaluation.protocols import Index, Protocol
 from vireid.evaluation.rerank import k_reciprocal_rerank
+from vireid.evaluation.roc import VerificationRoc, verification_roc, verification_scores
 from vireid.evaluation.trials import TrialSummary, evaluate_distances
 from vireid.methods import Features
 from vireid.records import LabelMap, Records
+
+Distance = Callable[[Features, Features], Tensor]
 
 
 @dataclass(frozen=True)
@@ -29,20 +35,29 @@ class Evaluation:
     protocol: Protocol
     summary: TrialSummary
     stamp: dict[str, Any]
+    roc: VerificationRoc | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return metrics as fractions of 1, per-trial values, counts, and the stamp."""
-        return {"protocol": self.protocol.name, **self.summary.as_dict(), **self.stamp}
+        """Return metrics as fractions of 1, per-trial values, counts, the stamp, and the ROC where it was asked for."""
+        roc = {} if self.roc is None else {"eer": self.roc.eer, "roc": self.roc.table()}
+        return {"protocol": self.protocol.name, **self.summary.as_dict(), **self.stamp, **roc}
 
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """The features of a table of images, extracted once and scored by any number of protocols."""
+    """The features of a table of images, made once and scored by any number of protocols.
 
-    embedder: Embedder
+    Attributes:
+        records: N images.
+        features: features by name, (N, …) each, rows in the table's order.
+        distance: the method's own distance between features.
+        stamp: what the features depend on.
+    """
+
     records: Records
     features: Features
-    flip: bool
+    distance: Distance
+    stamp: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def extract(
@@ -54,54 +69,81 @@ class FeatureTable:
         cache: bool = True,
         progress: Progress | None = None,
     ) -> FeatureTable:
-        """Run the network over all images."""
+        """Run the network over all images.
+
+        Raises:
+            InputError: when there is no image, or one cannot be read.
+        """
         if not len(records):
             raise InputError(f"no images to evaluate at {records.root}: does the data set have this split?")
-        return cls(embedder, records, embedder.extract(records, flip=flip, cache=cache, progress=progress), flip)
+        features = embedder.extract(records, flip=flip, cache=cache, progress=progress)
+        selection = embedder.card.selection if embedder.card else "last"
+        stamp = {"flip": flip, "precision": embedder.precision.name, "checkpoint": selection}
+        return cls(records, features, embedder.method.distance, stamp)
+
+    @classmethod
+    def read(cls, path: Path) -> FeatureTable:
+        """Take the features of another code base, compared by cosine, see `read_features`."""
+        records, features = read_features(path)
+        unit = torch.nn.functional.normalize(torch.from_numpy(features), dim=1)
+        stamp = {"flip": "unknown", "precision": "unknown", "checkpoint": f"features of {path.name}"}
+        return cls(records, {"global": unit}, _cosine_distance, stamp)
 
     def evaluate(
-        self, protocol: Protocol, *, feature: str = "global", rerank: str | None = None, selection: str = "last"
+        self, protocol: Protocol, *, feature: str = "global", rerank: str | None = None, roc: bool = False
     ) -> Evaluation:
         """Score by a protocol.
 
         Args:
             protocol: the rules.
-            feature: which of the method's features; the method's own distance is used with `global`.
+            feature: which of the method's vectors; the method's own distance is used with `global`.
             rerank: `k-reciprocal` or None. Its result depends on all queries together (transductive).
-            selection: how the checkpoint was chosen, for the stamp.
+            roc: also measure verification on the pairs of the first trial.
 
         Raises:
             InputError: for an unknown feature or re-ranking, or as the protocol says.
         """
-        vectors = [name for name, value in self.features.items() if value.ndim == 2]
-        if feature not in vectors:
-            raise InputError(f"no feature {feature!r}: this method has {', '.join(vectors)}")
+        used = self._used(feature)
         if rerank not in (None, "k-reciprocal"):
             raise InputError(f"unknown re-ranking {rerank!r}: use k-reciprocal")
-        used = self.features if feature == "global" else {"global": self.features[feature]}
 
         def distances(query: Index, gallery: Index) -> DistanceBlock:
             if rerank is not None:
-                table = used["global"].numpy()
-                return k_reciprocal_rerank(table[query], table[gallery]).__getitem__
-            return _method_distances(self.embedder, _rows(used, query), _rows(used, gallery))
+                vectors = used["global"].numpy()
+                return k_reciprocal_rerank(vectors[query], vectors[gallery]).__getitem__
+            return _blocks(self.distance, _rows(used, query), _rows(used, gallery))
 
         summary = evaluate_distances(protocol, self.records, distances)
         stamp = {
+            **protocol.stamp(self.records),
             "data_set": protocol.data_set,
             "splits": sorted(set(self.records.split.tolist())),
             "label_map": LabelMap.of(self.records.pid).digest,
-            "hide": protocol.hide,
-            "cmc_unit": protocol.cmc_unit,
-            "gallery_builder": protocol.builder,
             "feature": feature,
-            "flip": self.flip,
             "rerank": rerank,
-            "checkpoint": selection,
-            "precision": self.embedder.precision.name,
+            **self.stamp,
             "commit": git_commit(),
         }
-        return Evaluation(protocol, summary, stamp)
+        del stamp["name"], stamp["trials"]
+        return Evaluation(protocol, summary, stamp, self._roc(protocol, used["global"]) if roc else None)
+
+    def _used(self, feature: str) -> Features:
+        vectors = [name for name, value in self.features.items() if value.ndim == 2]
+        if feature not in vectors:
+            raise InputError(f"no feature {feature!r}: this method has {', '.join(vectors)}")
+        return self.features if feature == "global" else {"global": self.features[feature]}
+
+    def _roc(self, protocol: Protocol, vectors: Tensor) -> VerificationRoc:
+        query, gallery = protocol.draw(self.records)
+        labels = [column[rows] for column in (self.records.pid, self.records.camid) for rows in (query, gallery)]
+        scores = verification_scores(vectors[query], vectors[gallery], *labels, hide=protocol.hide)
+        return verification_roc(*scores)
+
+
+def join_trials(evaluations: Sequence[Evaluation]) -> Evaluation:
+    """Join the results of several models on one protocol, such as RegDB's ten splits, into one summary."""
+    trials = tuple(trial for evaluation in evaluations for trial in evaluation.summary.trials)
+    return replace(evaluations[0], summary=TrialSummary(trials))
 
 
 def find_protocol(name: str) -> Protocol:
@@ -126,14 +168,18 @@ def protocol_splits(protocol: Protocol) -> set[str]:
     return {*protocol.query.split, *protocol.gallery.split}
 
 
+def _cosine_distance(query: Features, gallery: Features) -> Tensor:
+    return 1 - query["global"] @ gallery["global"].T
+
+
 def _rows(features: Features, index: Index) -> Features:
     chosen = torch.from_numpy(np.ascontiguousarray(index))
     return {name: value[chosen] for name, value in features.items()}
 
 
-def _method_distances(embedder: Embedder, query: Features, gallery: Features) -> DistanceBlock:
+def _blocks(distance: Distance, query: Features, gallery: Features) -> DistanceBlock:
     def block(rows: slice) -> Tensor:
         with torch.inference_mode():
-            return embedder.method.distance({name: value[rows] for name, value in query.items()}, gallery)
+            return distance({name: value[rows] for name, value in query.items()}, gallery)
 
     return block

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from rich.table import Table
 
 from vireid.errors import InputError
 from vireid.evaluation.evaluate import Evaluation
+from vireid.evaluation.ranking import RankMetrics
+from vireid.evaluation.roc import VerificationRoc
 from vireid.files import write_text
 
 COLUMNS = {"rank1": "rank-1", "rank5": "rank-5", "rank10": "rank-10", "rank20": "rank-20", "mAP": "mAP", "mINP": "mINP"}
@@ -61,3 +63,30 @@ def _caption(result: Evaluation) -> str:
         f"percent, {trials} trial{'s' if trials > 1 else ''}; feature {stamp['feature']}, flip {stamp['flip']}, "
         f"re-ranking {stamp['rerank'] or 'none'}, checkpoint {stamp['checkpoint']}; valid/all queries"
     )
+
+
+def roc_table(name: str, roc: VerificationRoc) -> Table:
+    """Return the operating points of verification, one row a false positive rate."""
+    table = Table("false positive rate", "true positive rate", "threshold (cosine)", title=f"{name}: verification")
+    for row in roc.table():
+        table.add_row(f"{row['fpr']:.2e}", f"{row['tpr']:.4f}", f"{row['threshold']:.4f}")
+    table.caption = (
+        f"equal error rate {roc.eer:.4f} at {roc.eer_threshold:.4f}; "
+        f"{roc.num_genuine} genuine, {roc.num_impostor} impostor pairs"
+    )
+    return table
+
+
+def curve_table(name: str, curve: Sequence[RankMetrics]) -> Table:
+    """Return one row a gallery size."""
+    table = Table("gallery images", *COLUMNS.values(), title=f"{name}: first trial, strangers added to the gallery")
+    for metrics in curve:
+        values = metrics.as_dict()
+        table.add_row(f"{metrics.num_gallery:,}", *(f"{100 * values[key]:.2f}" for key in COLUMNS))
+    return table
+
+
+def write_curve(path: Path, curves: Mapping[str, Sequence[RankMetrics]]) -> None:
+    """Write the distractor curves by protocol as JSON."""
+    content = {name: [{"num_gallery": m.num_gallery, **m.as_dict()} for m in curve] for name, curve in curves.items()}
+    write_text(path, json.dumps(content, indent=2) + "\n")

@@ -7,33 +7,28 @@ modalities in one batch. `specific_until="none"` is the single-modality form of 
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from vireid.losses import CenterLoss, WeightedRegularizedTriplet, WeightForm, batch_hard_triplet
 from vireid.methods.base import Features, Method, ParameterGroup, normalize
 from vireid.nn import (
-    STAGES,
     AveragePool,
-    Backbone,
     BackboneOptions,
     GeneralizedMeanPool,
     IdentityHead,
     TwoStream,
+    add_non_local,
     build_backbone,
-    with_non_local,
 )
 from vireid.nn.non_local import Affinity, Width
 from vireid.nn.two_stream import SpecificUntil
 from vireid.options import Options
 from vireid.records import Batch
-
-NON_LOCAL_BLOCKS = {"layer2": 2, "layer3": 3}
-"""Number of blocks at the end of a stage that get non-local attention."""
 
 
 class AGWNetworkOptions(Options):
@@ -71,7 +66,7 @@ class AGWNetwork(Method):
         super().__init__(num_classes, backbone, options)
         trunk = build_backbone(backbone)
         if options.non_local:
-            _add_attention(trunk, options)
+            add_non_local(trunk, options.nl_width, options.nl_affinity)
         self.network = TwoStream(trunk, options.specific_until)
         self.pool = (
             GeneralizedMeanPool(options.gem_p, options.gem_learn, trunk.dim) if options.pool == "gem" else AveragePool()
@@ -136,10 +131,3 @@ class AGW(AGWNetwork):
     def training_only(self) -> tuple[str, ...]:
         """The classifier and the centres are not needed to search."""
         return (*super().training_only(), "center.")
-
-
-def _add_attention(trunk: Backbone, options: AGWNetworkOptions) -> None:
-    for name, count in NON_LOCAL_BLOCKS.items():
-        stage = cast(nn.Sequential, trunk.stages[name])
-        channels = trunk.channels[STAGES.index(name) - 1]
-        trunk.stages[name] = with_non_local(stage, channels, count, options.nl_width, options.nl_affinity)

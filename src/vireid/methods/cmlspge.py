@@ -30,7 +30,6 @@ from vireid.losses import (
     streamed_path_distances,
     top_path_distances,
 )
-from vireid.methods.agw import NON_LOCAL_BLOCKS
 from vireid.methods.base import Features, Method, normalize
 from vireid.nn import (
     CBAM,
@@ -43,11 +42,11 @@ from vireid.nn import (
     StripeHead,
     StripeLinear,
     TwoStream,
+    add_non_local,
     bnneck,
     build_backbone,
     identity_classifier,
     route,
-    with_non_local,
 )
 from vireid.nn.non_local import Width
 from vireid.nn.two_stream import SpecificUntil
@@ -280,6 +279,4 @@ def _add_attention(trunk: Backbone, options: CMLSPGEOptions) -> None:
         for name, channels in zip(STAGES[1:], trunk.channels[1:], strict=True):
             cast(nn.Sequential, trunk.stages[name]).append(CBAM(channels))
     elif options.attention == "non_local":
-        for name, count in NON_LOCAL_BLOCKS.items():
-            stage = cast(nn.Sequential, trunk.stages[name])
-            trunk.stages[name] = with_non_local(stage, trunk.channels[STAGES.index(name) - 1], count, options.nl_width)
+        add_non_local(trunk, options.nl_width)

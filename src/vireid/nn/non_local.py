@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
+from vireid.nn.backbone import STAGES, Backbone
+
 Width = Literal["one", "half"]
 Affinity = Literal["dot", "softmax"]
+
+LAST_BLOCKS = {"layer2": 2, "layer3": 3}
+"""Number of blocks at the end of a stage that AGW gives non-local attention."""
 
 
 class NonLocalBlock(nn.Module):
@@ -59,3 +64,18 @@ def aggregate(theta: Tensor, phi: Tensor, g: Tensor, affinity: str = "dot") -> T
     if width <= positions:
         return (g @ phi.transpose(1, 2) / positions) @ theta
     return g @ (phi.transpose(1, 2) @ theta / positions)
+
+
+def add_non_local(trunk: Backbone, width: Width = "one", affinity: Affinity = "dot") -> None:
+    """Put a `NonLocalBlock` behind the last two blocks of layer2 and the last three of layer3, as AGW does."""
+    for name, count in LAST_BLOCKS.items():
+        stage = cast(nn.Sequential, trunk.stages[name]).eval()
+        probe = torch.zeros(1, trunk.channels[STAGES.index(name) - 1], 8, 8)
+        blocks: list[nn.Module] = []
+        for index, block in enumerate(stage):
+            with torch.no_grad():
+                probe = block(probe)
+            blocks.append(block)
+            if index >= len(stage) - count:
+                blocks.append(NonLocalBlock(probe.shape[1], width, affinity))
+        trunk.stages[name] = nn.Sequential(*blocks).train()

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from vireid.nn.backbone import STAGES, Backbone
-from vireid.nn.non_local import Affinity, NonLocalBlock, Width
 from vireid.records import Modality
 
 SpecificUntil = Literal["none", "stem", "layer1", "layer2"]
@@ -49,27 +48,3 @@ def route(streams: nn.ModuleList, rows: Tensor, modality: Tensor) -> Tensor:
     parts = rows[order].split(counts)
     out = torch.cat([stream(part) for stream, part in zip(streams, parts, strict=True) if len(part)])
     return out[torch.argsort(order)]
-
-
-def with_non_local(
-    stage: nn.Sequential, channels: int, last: int, width: Width = "one", affinity: Affinity = "dot"
-) -> nn.Sequential:
-    """Insert a `NonLocalBlock` after each of the `last` blocks of a stage.
-
-    Args:
-        stage: blocks in order.
-        channels: channels of the stage's input, to find the blocks' output widths.
-        last: number of blocks, counted from the end, that get a non-local block behind them.
-        width, affinity: see `NonLocalBlock`.
-    """
-    blocks: list[nn.Module] = []
-    probe = torch.zeros(1, channels, 8, 8, device=next(stage.parameters()).device)
-    training = stage.training
-    stage.eval()
-    for index, block in enumerate(stage):
-        with torch.no_grad():
-            probe = block(probe)
-        blocks.append(block)
-        if index >= len(stage) - last:
-            blocks.append(NonLocalBlock(probe.shape[1], width, affinity))
-    return nn.Sequential(*blocks).train(training)

@@ -119,7 +119,7 @@ def distances(table: FeatureTable, feature: str, query: NDArray[np.int64], galle
     used = table.features if feature == "global" else {"global": table.features[feature]}
     sides = [{name: value[from_numpy(rows)] for name, value in used.items()} for rows in (query, gallery)]
     with inference_mode():
-        return table.embedder.method.distance(*sides)
+        return table.distance(*sides)
 
 
 def read_log(path: Path) -> tuple[dict[str, Line], dict[str, Line]]:
@@ -146,7 +146,7 @@ def _evaluate(
     validation, card = recipe.validation, read_card(path)
     embedder = Embedder.load(path)
     table = FeatureTable.extract(embedder, records, flip=validation.flip, cache=recipe.data.cache, progress=progress)
-    results = [table.evaluate(p, feature=validation.feature, selection=card.selection) for p in protocols]
+    results = [table.evaluate(p, feature=validation.feature) for p in protocols]
     return Checkpoint(path.stem, card, table, tuple(results))
 
 

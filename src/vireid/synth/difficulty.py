@@ -77,7 +77,7 @@ class Preset:
 PRESETS = {
     "demo": Preset(
         train=1000,
-        val=0,
+        val=30,
         test=50,
         images=(3, 3, 0),
         difficulty=Difficulty(night=0.1, lighting=0.5, clutter=0.5, occlusion=0.0),

@@ -25,10 +25,10 @@ class TrainingModule(LightningModule):
     (seed, epoch, step, rank), so a run resumed at an epoch equals the uninterrupted one.
     """
 
-    def __init__(self, method: Method, recipe: Recipe, precision: Precision) -> None:
+    def __init__(self, method: Method, recipe: Recipe, precision: Precision, label_map: str) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.method, self.recipe, self.precision = method, recipe, precision
+        self.method, self.recipe, self.precision, self.label_map = method, recipe, precision, label_map
         self.method.to(memory_format=precision.memory_format)
         self._optimizers: dict[str, Optimizer] = {}
 
@@ -36,6 +36,12 @@ class TrainingModule(LightningModule):
         """Build the recipe's optimisers."""
         self._optimizers = build_optimizers(self.method, self.recipe.optimizers)
         return list(self._optimizers.values())
+
+    def on_fit_start(self) -> None:
+        """Compare the label map's digest across ranks, before a step is taken on labels that mean different people."""
+        if self.trainer.world_size > 1:
+            digest = torch.tensor(int(self.label_map, 16) >> 1, device=self.device)
+            require_equal_labels(torch.as_tensor(self.all_gather(digest)).flatten())
 
     def on_train_epoch_start(self) -> None:
         """Seed the epoch, tell the method, set the learning rates."""
@@ -93,6 +99,19 @@ class TrainingModule(LightningModule):
             f"loss term {', '.join(broken) or 'sum'} became {total.item():g} in epoch {self.current_epoch}, batch "
             f"{batch_idx}: lower the learning rate, set clip_norm, or train with precision=32; resume from the last "
             "checkpoint with --resume"
+        )
+
+
+def require_equal_labels(digests: Tensor) -> None:
+    """Raise unless all ranks (W,) number the same identities.
+
+    Raises:
+        InputError: naming the first rank that differs.
+    """
+    different = (digests != digests[0]).nonzero().flatten().tolist()
+    if different:
+        raise InputError(
+            f"rank {different[0]} sees other training identities than rank 0: give all ranks the same data"
         )
 
 

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from vireid.bundle import BundleCard
 from vireid.data import find_dataset, open_dataset
 from vireid.data.datamodule import TrainingData, describe_split
+from vireid.data.findings import count_findings
 from vireid.environment import describe_environment, git_commit
 from vireid.errors import InputError
 from vireid.evaluation.evaluate import find_protocol
@@ -26,6 +27,7 @@ from vireid.methods import Method, build
 from vireid.precision import Precision, choose_precision, default_device
 from vireid.recipe import Recipe, load_recipe, save_recipe
 from vireid.records import Records
+from vireid.synth.dataset import CARD
 from vireid.training.callbacks import Bundles, LossBar
 from vireid.training.checkpoint import AtomicCheckpointIO, latest_checkpoint
 from vireid.training.module import TrainingModule
@@ -91,17 +93,29 @@ def _fit(recipe: Recipe, run: Path, checkpoint: Path | None, console: Console, d
     )
     precision = choose_precision(method, default_device(), recipe.precision)
     protocol = find_protocol(recipe.validation.protocol or find_dataset(recipe.data.name).protocols[0])
-    module = TrainingModule(method, recipe, precision)
+    module = TrainingModule(method, recipe, precision, data.label_map.digest)
     bundles = Bundles(run, recipe, _card(recipe, data, method), records, protocol, console)
-    console.print(f"training {recipe.method} on {recipe.data.name}: {describe_split(data.records)}")
-    console.print(
-        f"{data.steps} batches an epoch, {recipe.epochs} epochs, labels {data.label_map.digest}, precision "
-        f"{precision.name}, validation on {bundles.split} ({len(bundles.records)} images)"
-    )
+    _announce(recipe, data, bundles, precision, console)
     with _quiet_lightning():
         trainer = _trainer(recipe, run, data.steps, bundles, precision, devices, num_nodes)
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     return run / "last.safetensors"
+
+
+def _announce(recipe: Recipe, data: TrainingData, bundles: Bundles, precision: Precision, console: Console) -> None:
+    """Print what is about to be trained, and every count that differs from what was published or expected."""
+    console.print(f"training {recipe.method} on {recipe.data.name}: {describe_split(data.records)}", soft_wrap=True)
+    expected = "" if recipe.expected_steps is None else f" (the recipe expects {recipe.expected_steps})"
+    console.print(
+        f"{data.steps} batches an epoch{expected}, {recipe.epochs} epochs, labels {data.label_map.digest}, precision "
+        f"{precision.name}, validation on {bundles.split} ({len(bundles.records)} images)",
+        soft_wrap=True,
+    )
+    info = find_dataset(recipe.data.name)
+    if info.counts:
+        complete = open_dataset(info.name, _require_root(recipe), **dict(info.check_options))
+        for finding in count_findings(complete, info.counts):
+            console.print(f"[yellow]not the published data set:[/yellow] {finding}", soft_wrap=True)
 
 
 def _trainer(
@@ -145,7 +159,7 @@ def _card(recipe: Recipe, data: TrainingData, method: Method) -> BundleCard:
         image_size=recipe.data.image_size,
         mean=method.mean,
         std=method.std,
-        training_data=f"{find_dataset(recipe.data.name).title}: {describe_split(data.records)}",
+        training_data=f"{_title(recipe, data.records)}: {describe_split(data.records)}",
         label_map=data.label_map.digest,
         seed=recipe.seed,
         commit=git_commit(),
@@ -164,6 +178,13 @@ def _quiet_lightning() -> Iterator[None]:
             yield
         finally:
             logger.setLevel(level)
+
+
+def _title(recipe: Recipe, records: Records) -> str:
+    """Return the data set's title; rendered data is called synthetic in whatever layout it was written."""
+    title = find_dataset(recipe.data.name).title
+    rendered = recipe.data.name != "synthetic" and (records.root / CARD).is_file()
+    return f"synthetic people in the layout of {title}" if rendered else title
 
 
 def _require_root(recipe: Recipe) -> Path:
