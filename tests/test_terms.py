@@ -44,7 +44,7 @@ def test_terms_are_checked_and_resolved_in_recipes():
     resolved = recipe.terms["memory"]
     assert (resolved.alpha, resolved.delta, resolved.weight) == (16, 0.2, 1.0)
     assert "snapshots_visible: 32" in save_recipe(recipe)
-    assert load_recipe(packaged_recipe("caj_maum_agw", "synthetic")).terms["memory"].stage1_epochs == 3
+    assert load_recipe(packaged_recipe("caj_maum_agw", "synthetic")).terms["memory"].stage1_epochs == 2
 
 
 @pytest.mark.parametrize(
