@@ -41,7 +41,7 @@ VALUES = {
 
 
 def stripe_features(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return four pooled stripes of frozen Lite0's last map, (N, 5120)."""
+    """Return four pooled stripes of frozen Lite0's last map, side by side, (N, 4 x 1280)."""
     network = build_backbone(BackboneOptions()).eval().to(memory_format=torch.channels_last)
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     with torch.inference_mode():
@@ -67,7 +67,8 @@ def measure_records(records: Records) -> tuple[float, ...]:
     features = stripe_features(pixels)
     raw = pixels.reshape(len(pixels), -1).astype(np.float32)
     test = np.flatnonzero(records.mask(split="test"))
-    tables = (raw - raw.mean(1, keepdims=True), features, probe(features, records))
+    pooled = features.reshape(len(features), 4, -1).mean(1)
+    tables = (raw - raw.mean(1, keepdims=True), pooled, probe(features, records))
     protocol, asked = PRESETS["cross-ir2vis"], records.take(test)
     return tuple(100 * evaluate_features(protocol, asked, table[test]).mean()["rank1"] for table in tables)
 

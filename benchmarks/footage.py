@@ -134,10 +134,10 @@ def page(records: Records, query: Records, similarity: NDArray[np.float32], out:
             axis.set_xticks([])
             axis.set_yticks([])
             hit = column and ranked[column - 1] == query.pid[row]
-            colour = "black" if not column else "#1a7f37" if hit else "#cf222e"
+            colour = "black" if not column else "#1a7f37" if hit else "#8c959f"
             for spine in axis.spines.values():
                 spine.set(color=colour, linewidth=3)
-            seconds = f"{query.timestamp[row]:.0f} s" if not column else ("✓" if hit else "✗")
+            seconds = f"{query.timestamp[row]:.0f} s" if not column else ("same track" if hit else "other track")
             axis.set_title(seconds, fontsize=8, color=colour)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=110)

@@ -1,7 +1,7 @@
 """Number format and memory layout by device, in one place.
 
 The choices are measurements (`benchmarks/precision.py`): on CPUs with AVX-512 BF16 or AMX, ResNet-50 at 288x144
-trains about 4 times as fast in bfloat16 as in float32, while the depthwise convolutions of EfficientNet are fastest
+trains about 3 times as fast in bfloat16 as in float32, while the depthwise convolutions of EfficientNet are fastest
 in float32; channels-last is fastest for both. CUDA devices run bfloat16 where they have it.
 """
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from vireid.errors import InputError
@@ -48,7 +49,9 @@ def _cells(result: Evaluation, plus_minus: str) -> list[str]:
 
 
 def _console(results: Sequence[Evaluation]) -> Table:
-    table = Table("protocol", *COLUMNS.values(), "queries", "gallery", caption=_caption(results[0]))
+    headings = (heading.replace("rank-", "r") for heading in COLUMNS.values())
+    table = Table("protocol", *headings, "queries", "gallery", caption=_caption(results[0]), box=SIMPLE_HEAD)
+    table.columns[0].no_wrap = True
     for result in results:
         first = result.summary.trials[0]
         counts = f"{first.num_valid_queries}/{first.num_queries}"

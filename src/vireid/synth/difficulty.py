@@ -80,7 +80,7 @@ PRESETS = {
         val=30,
         test=50,
         images=(3, 3, 0),
-        difficulty=Difficulty(night=0.1, lighting=0.5, clutter=0.5, occlusion=0.0),
+        difficulty=Difficulty(view_range_deg=20.0, night=0.1, lighting=0.4, clutter=0.4, occlusion=0.0),
     ),
     "synthetic-v1": Preset(train=2000, val=50, test=100),
     "synthetic-hard": Preset(
