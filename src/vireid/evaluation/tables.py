@@ -50,7 +50,16 @@ def _cells(result: Evaluation, plus_minus: str) -> list[str]:
 
 def _console(results: Sequence[Evaluation]) -> Table:
     headings = (heading.replace("rank-", "r") for heading in COLUMNS.values())
-    table = Table("protocol", *headings, "queries", "gallery", caption=_caption(results[0]), box=SIMPLE_HEAD)
+    table = Table(
+        "protocol",
+        *headings,
+        "queries",
+        "gallery",
+        caption=_caption(results[0]),
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     table.columns[0].no_wrap = True
     for result in results:
         first = result.summary.trials[0]
