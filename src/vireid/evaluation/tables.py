@@ -53,7 +53,7 @@ def _console(results: Sequence[Evaluation]) -> Table:
     table = Table(
         "protocol",
         *headings,
-        "queries",
+        "query",
         "gallery",
         caption=_caption(results[0]),
         box=SIMPLE_HEAD,

@@ -114,8 +114,12 @@ def _announce(recipe: Recipe, data: TrainingData, bundles: Bundles, precision: P
     info = find_dataset(recipe.data.name)
     if info.counts:
         complete = open_dataset(info.name, _require_root(recipe), **dict(info.check_options))
-        for finding in count_findings(complete, info.counts):
+        findings = list(count_findings(complete, info.counts))
+        for finding in findings[:3]:
             console.print(f"[yellow]not the published data set:[/yellow] {finding}", soft_wrap=True)
+        if len(findings) > 3:
+            remedy = f"vireid data check {info.name} --root {recipe.data.root}"
+            console.print(f"[yellow]and {len(findings) - 3} more counts differ:[/yellow] {remedy}", soft_wrap=True)
 
 
 def _trainer(
