@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from vireid.data.images import CachedImages, DecodedImages, ImageSource, Progress
-from vireid.data.sampler import epoch_batches, steps_per_epoch
+from vireid.data.sampler import epoch_batches
 from vireid.errors import InputError
 from vireid.recipe import Recipe
 from vireid.records import Batch, LabelMap, Modality, Records
@@ -88,7 +88,7 @@ class TrainingData(LightningDataModule):
         self.records = thin(train, recipe)
         self.label_map = LabelMap.of(self.records.pid)
         self.labels = self.label_map.labels(self.records.pid)
-        self.steps = steps_per_epoch(self.records.modality, recipe.sampling)
+        self.steps = len(self._batches(epoch=0))
         self._progress = progress
         self._dataset: ImageBatches | None = None
 
@@ -100,17 +100,14 @@ class TrainingData(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return the loader of the trainer's current epoch."""
         assert self._dataset is not None
-        trainer = self.trainer
-        batches = epoch_batches(
-            self.labels,
-            self.records.modality,
-            self.recipe.sampling,
-            seed=self.recipe.seed,
-            epoch=trainer.current_epoch if trainer else 0,
-            rank=trainer.global_rank if trainer else 0,
-            world_size=trainer.world_size if trainer else 1,
-        )
+        assert self.trainer is not None
+        batches = self._batches(self.trainer.current_epoch, self.trainer.global_rank, self.trainer.world_size)
         return loader(self._dataset, [b.tolist() for b in batches], self.recipe.data.workers)
+
+    def _batches(self, epoch: int, rank: int = 0, world_size: int = 1) -> list[NDArray[np.int64]]:
+        recipe, modality = self.recipe, self.records.modality
+        where = {"seed": recipe.seed, "epoch": epoch, "rank": rank, "world_size": world_size}
+        return epoch_batches(self.labels, modality, recipe.sampling, **where)
 
 
 def thin(records: Records, recipe: Recipe) -> Records:
