@@ -1,7 +1,7 @@
 """Real pedestrians: cut people from surveillance footage and find them again later in the video.
 
     python benchmarks/footage.py cut vtest.avi --out crops          # OpenCV's HOG people detector, a manifest
-    python benchmarks/footage.py search crops runs/demo/last.safetensors --page docs/images/footage.png
+    python benchmarks/footage.py search crops runs/demo/last.safetensors --page docs/images/footage.jpg
 
 `vtest.avi` ships with Debian's package opencv-doc. A detection joins the track whose last box overlaps it most; the
 gallery holds each track's first half, the queries are crops of its second half. One colour camera: this shows that a
