@@ -42,16 +42,24 @@ def test_weighted_distances_of_every_anchor():
     assert (float(p[0]), float(n[0])) == pytest.approx((1.575209, 4.648605), abs=1e-6)
 
 
-@pytest.mark.parametrize(("distance", "expected"), [(10, 9.996068), (20, 2.069608), (25, 0.019428)])
-def test_reference_negatives_collapse_with_distance(distance, expected):
-    features = torch.zeros(57, 56, dtype=torch.float64)
-    features[1:] = torch.eye(56) * distance  # 56 negatives, all at the same distance from row 0
-    pids = torch.arange(57)
-    _, n, _ = weighted_distances(features, pids, "reference")
-    own = torch.tensor([distance * 1.0] * 56, dtype=torch.float64)
-    weights = torch.exp(-own)
-    assert float((weights / (weights.sum() + 1e-6) * own).sum()) == pytest.approx(expected, abs=1e-6)
-    assert float(n[0]) == pytest.approx(expected, abs=1e-6)
+@pytest.mark.parametrize(
+    ("distance", "expected", "slope"),
+    [(10, 9.996068, 0.9957), (15.1885, None, 0.0), (20, 2.069608, -1.75196), (25, 0.019428, None)],
+)
+def test_reference_negatives_collapse_and_their_gradient_turns(distance, expected, slope):
+    """56 negatives at one distance from row 0: beyond 15.19 the public code's weights pull them in."""
+    scale = torch.tensor(float(distance), dtype=torch.float64, requires_grad=True)
+    features = torch.cat([torch.zeros(1, 56, dtype=torch.float64), torch.eye(56, dtype=torch.float64) * scale])
+    for form in ("reference", "exact"):
+        _, n, _ = weighted_distances(features, torch.arange(57), form)
+        (gradient,) = torch.autograd.grad(n[0], scale, retain_graph=True)
+        if form == "exact":
+            assert (n[0].item(), gradient.item()) == pytest.approx((distance, 1.0), abs=1e-6)
+            continue
+        if expected is not None:
+            assert n[0].item() == pytest.approx(expected, abs=1e-6)
+        if slope is not None:
+            assert gradient.item() == pytest.approx(slope, abs=1e-3)
 
 
 def test_triplet_invariances_and_degenerate_batches():
