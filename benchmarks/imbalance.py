@@ -44,8 +44,7 @@ def trained(folder: Path, method: str, data: str, overrides: list[str]) -> dict[
             training.resume(folder)
         else:
             training.train(load_recipe(packaged_recipe(method, data), overrides), folder)
-        root = load_recipe(folder / "recipe.yaml").data.root
-        write_json(result, run_evaluation(EvaluateRequest(model=folder, data=data, root=root)))
+        write_json(result, run_evaluation(EvaluateRequest(models=(folder,))))
     rows = json.loads(result.read_text())["results"]
     return {name: float(np.mean([row[name] for row in rows])) for name in METRICS}
 

@@ -3,6 +3,7 @@
 python benchmarks/precision.py            # both backbones at their recipe's size; needs a calm machine
 """
 
+import argparse
 import itertools
 import time
 
@@ -42,6 +43,7 @@ def images_per_second(name, size, precision):
 
 def main():
     """Print the table, and what `auto` would choose."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     print_header()
     for name, size in CASES.items():
         for number, layout in itertools.product(("32", "bf16"), (torch.contiguous_format, torch.channels_last)):
