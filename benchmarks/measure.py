@@ -1,25 +1,18 @@
 """Time and peak memory of a call, and the line that says where the numbers were made."""
 
 import datetime
-import platform
-import subprocess
+import os
 import time
 from pathlib import Path
 
 import psutil
 
-
-def cpu_model():
-    """Return the processor's name."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]}, {len(names)} CPUs" if names else platform.processor()
+from vireid.environment import cpu_model, git_commit
 
 
 def print_header():
     """Print date, commit and processor."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    print(f"{datetime.date.today()}  commit {commit.stdout.strip() or 'none'}  {cpu_model()}")
+    print(f"{datetime.date.today()}  commit {git_commit() or 'none'}  {cpu_model()}, {os.cpu_count()} CPUs")
 
 
 def measure(call, repeats=3):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +12,9 @@ from PIL import Image
 
 from vireid.data import find_dataset, open_dataset
 from vireid.data.findings import Finding, count_findings, missing_files, repeated_paths, unknown_cameras
+from vireid.data.images import Progress
 from vireid.data.info import DataSetInfo
 from vireid.records import Records
-
-Progress = Callable[[int, int], None]
-"""Called with (images done, images in all)."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,8 +30,7 @@ def build_optimizers(method: Method, recipes: dict[str, OptimizerOptions]) -> di
 def _build(name: str, options: OptimizerOptions, groups: list[ParameterGroup]) -> Optimizer:
     own = [group for group in groups if group.optimizer == name]
     known = {group.name for group in own}
-    strange = sorted(set(options.lr_scale) | set(options.weight_decay_scale) - known)
-    strange = [key for key in strange if key not in known]
+    strange = sorted((set(options.lr_scale) | set(options.weight_decay_scale)) - known)
     if strange or not own:
         raise InputError(
             f"optimizers.{name}: {f'no parameter group {strange[0]}' if strange else 'no parameters to optimise'} "
