@@ -58,12 +58,20 @@ def run_evaluation(request: EvaluateRequest, progress: Progress | None = None) -
 
 
 def _evaluate_model(request: EvaluateRequest, model: Path, progress: Progress | None) -> list[Evaluation]:
+    _, table, protocols = open_model(request, model, progress)
+    return _score(request, table, protocols)
+
+
+def open_model(
+    request: EvaluateRequest, model: Path, progress: Progress | None
+) -> tuple[Embedder, FeatureTable, list[Protocol]]:
+    """Load a model and embed the images that its protocols draw from."""
     name, records = open_evaluation_data(request, model)
     protocols = resolve_protocols(request, name)
     splits = set().union(*(protocol_splits(protocol) for protocol in protocols))
     embedder = Embedder.load(resolve_bundle(model, request.select))
     table = FeatureTable.extract(embedder, records.where(split=splits), flip=request.flip, progress=progress)
-    return _score(request, table, protocols)
+    return embedder, table, protocols
 
 
 def _score(request: EvaluateRequest, table: FeatureTable, protocols: list[Protocol]) -> list[Evaluation]:

@@ -12,9 +12,9 @@ from vireid.data.images import Pixels, Progress, decode
 from vireid.embed import find_images
 from vireid.embedder import Embedder
 from vireid.errors import InputError
-from vireid.evaluation.command import EvaluateRequest, open_evaluation_data, resolve_bundle, resolve_protocols
+from vireid.evaluation.command import EvaluateRequest, open_model
 from vireid.evaluation.distractors import distractor_curve
-from vireid.evaluation.evaluate import FeatureTable, protocol_splits
+from vireid.evaluation.evaluate import FeatureTable
 from vireid.evaluation.protocols import Protocol
 from vireid.evaluation.ranking import RankMetrics
 from vireid.records import Modality
@@ -36,12 +36,7 @@ def evaluate_with_strangers(
     """
     if len(request.models) != 1:
         raise InputError("--distractors takes one run folder or bundle")
-    model = request.models[0]
-    name, records = open_evaluation_data(request, model)
-    protocols = resolve_protocols(request, name)
-    splits = set().union(*(protocol_splits(protocol) for protocol in protocols))
-    embedder = Embedder.load(resolve_bundle(model, request.select))
-    table = FeatureTable.extract(embedder, records.where(split=splits), flip=request.flip, progress=progress)
+    embedder, table, protocols = open_model(request, request.models[0], progress)
     strangers = {
         modality: embed_strangers(embedder, source, modality, progress)
         for modality in {_gallery_modality(protocol) for protocol in protocols}
