@@ -4,8 +4,9 @@
     python benchmarks/ladder.py run agw --root data/synthetic-v1 --rung baseline --rung "AGW (all" --seed 0 --seed 1
     python benchmarks/ladder.py write                               # docs/results.md from benchmarks/results/*.json
 
-A ladder is a YAML file in benchmarks/ladders: a recipe and, for each rung, the `--set` overrides that make it. A run
-that has its JSON is skipped, one that was interrupted is resumed, so the script can be started again at any time.
+A ladder is a YAML file in benchmarks/ladders: a recipe and, for each rung, the `--set` overrides that make it; a rung
+`{of: RUNG, set: [...]}` is the training of another rung, tested otherwise. A run that has its JSON is skipped, one that
+was interrupted is resumed, so the script can be started again at any time.
 """
 
 from __future__ import annotations
@@ -54,11 +55,12 @@ def run(
     """Train and evaluate the rungs of one ladder."""
     definition = yaml.safe_load((HERE / "ladders" / f"{ladder}.yaml").read_text())
     for number in seed or [0, 1, 2]:
-        for name, changes in definition["rungs"].items():
-            target = result_file(ladder, name, spectrum, number)
-            if target.exists() or (rung and not name.startswith(tuple(rung))):
+        for name, changes in trainings(definition).items():
+            tests = {key: more for key, more in test_rungs(definition, name).items() if wanted(key, rung)}
+            tests = {k: more for k, more in tests.items() if not result_file(ladder, k, spectrum, number).exists()}
+            if not tests:
                 continue
-            folder = work / target.stem
+            folder = work / result_file(ladder, name, spectrum, number).stem
             started = time.monotonic()
             if not (folder / "recipe.yaml").exists():
                 fixed = [f"data.root={root}", f"data.options.spectrum={spectrum}", f"seed={number}"]
@@ -67,18 +69,36 @@ def run(
             else:
                 training.resume(folder)
             seconds = time.monotonic() - started
-            entry = {"ladder": ladder, "rung": name, "spectrum": spectrum, "seed": number, "seconds": round(seconds)}
-            target.parent.mkdir(exist_ok=True)
-            target.write_text(json.dumps({**entry, **score(folder)}, indent=1) + "\n")
+            entry = {"ladder": ladder, "spectrum": spectrum, "seed": number, "seconds": round(seconds)}
+            for key, more in tests.items():
+                target = result_file(ladder, key, spectrum, number)
+                target.parent.mkdir(exist_ok=True)
+                target.write_text(json.dumps({**entry, "rung": key, **score(folder, more)}, indent=1) + "\n")
             shutil.rmtree(folder)
 
 
-def score(folder: Path) -> dict[str, Any]:
+def trainings(definition: dict[str, Any]) -> dict[str, list[str]]:
+    """Return the overrides of the rungs that are trained."""
+    return {name: rung for name, rung in definition["rungs"].items() if isinstance(rung, list)}
+
+
+def test_rungs(definition: dict[str, Any], trained: str) -> dict[str, list[str]]:
+    """Return the rungs that one training gives, itself first, each with its overrides at test time."""
+    others = {n: r["set"] for n, r in definition["rungs"].items() if isinstance(r, dict) and r["of"] == trained}
+    return {trained: [], **others}
+
+
+def wanted(name: str, starts: list[str] | None) -> bool:
+    """Tell whether a rung was asked for."""
+    return not starts or name.startswith(tuple(starts))
+
+
+def score(folder: Path, overrides: list[str]) -> dict[str, Any]:
     """Evaluate a run's last bundle on the test identities, in both directions and within the visible modality."""
-    recipe = load_recipe(folder / "recipe.yaml")
+    recipe = load_recipe(folder / "recipe.yaml", overrides)
     records = training.open_records(recipe)
     definition = json.loads((records.root / "synthetic.json").read_text())
-    embedder = Embedder.load(folder / "last.safetensors")
+    embedder = Embedder.load(folder / "last.safetensors", options=recipe.options.model_dump(mode="json"))
     table = FeatureTable.extract(embedder, records.where(split="test"), flip=recipe.validation.flip)
     metrics = {name: table.evaluate(PRESETS[name]).summary.mean() for name in PROTOCOLS}
     return {

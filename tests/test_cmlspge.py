@@ -325,7 +325,14 @@ def test_train_evaluate_and_load(manifest, tiny_recipe, tmp_path):
     ):
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 0, result.output
-    assert 0 < json.loads(scores.read_text())["mAP"] <= 1
+    joint = json.loads(scores.read_text())
+    assert 0 < joint["mAP"] <= 1
+    changed = ["evaluate", str(out), *data, "--json", str(scores), "--set"]
+    assert CliRunner().invoke(app, [*changed, "test_distance=global"]).exit_code == 0
+    assert json.loads(scores.read_text())["mAP"] != joint["mAP"]
+    misfit = CliRunner().invoke(app, [*changed, "stripe_dim=8"])
+    assert isinstance(misfit.exception, InputError)
+    assert "with stripe_dim changed" in str(misfit.exception)
     trained = build("cmlspge", num_classes=8, backbone=LITE, **options).eval()
     state = torch.load(latest_checkpoint(out), map_location="cpu", weights_only=False)["state_dict"]
     trained.load_state_dict({name.removeprefix("method."): value for name, value in state.items()})

@@ -80,19 +80,27 @@ def read_card(path: Path) -> BundleCard:
         raise InputError(f"bundle {path} was made by another version of vireid ({problem})") from error
 
 
-def load_bundle(path: Path) -> tuple[Method, BundleCard]:
+def load_bundle(path: Path, options: dict[str, Any] | None = None) -> tuple[Method, BundleCard]:
     """Rebuild a method from a bundle, in eval mode, on the CPU, float32.
 
+    Args:
+        path: bundle file.
+        options: test-time options that replace the bundle's, such as CM-LSP-GE's `test_distance`.
+
     Raises:
-        InputError: when the file is no bundle or its tensors do not fit its method.
+        InputError: when the file is no bundle or its tensors do not fit its method and options.
     """
     card = read_card(path)
+    card = card.model_copy(update={"options": {**card.options, **(options or {})}})
     backbone = card.backbone.model_copy(update={"weights": "none"})
     method = build(card.method, num_classes=card.num_classes, backbone=backbone, **card.options)
     method.terms.clear()
     weights = load_file(path)
-    missing, unexpected = method.load_state_dict(weights, strict=False)
-    lost = [name for name in missing if not name.startswith(method.training_only())]
-    if lost or unexpected:
-        raise InputError(f"bundle {path} does not fit method {card.method}: tensor {(lost + unexpected)[0]}")
+    expected = {n: t.shape for n, t in method.state_dict().items() if not n.startswith(method.training_only())}
+    found = {name: tensor.shape for name, tensor in weights.items()}
+    misfits = sorted(name for name in expected | found if expected.get(name) != found.get(name))
+    if misfits:
+        changed = f" with {', '.join(options)} changed" if options else ""
+        raise InputError(f"bundle {path} does not fit method {card.method}{changed}: tensor {misfits[0]}")
+    method.load_state_dict(weights, strict=False)
     return method.eval(), card

@@ -182,6 +182,9 @@ def evaluate(
     distractors: Annotated[str | None, typer.Option(help="fill the gallery: a folder, or synthetic:N")] = None,
     figure: Annotated[Path | None, typer.Option(help="draw the distractor curve into this .png or .svg")] = None,
     options: Annotated[list[str] | None, typer.Option("--option", help="loader option, such as trial=3")] = None,
+    override: Annotated[
+        list[str] | None, typer.Option("--set", help="the method's option at test time, such as test_distance=global")
+    ] = None,
     select: Annotated[str, typer.Option(help="which bundle of a run: last or best")] = "last",
     json_file: Annotated[Path | None, typer.Option("--json", help="write the result here")] = None,
     style: Annotated[str, typer.Option("--format", help="console, latex or markdown")] = "console",
@@ -210,6 +213,7 @@ def evaluate(
         rerank=rerank,
         roc=roc,
         options=tuple(options or ()),
+        method_options=tuple(override or ()),
         select=select,
     )
     if distractors is not None:

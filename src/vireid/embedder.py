@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,9 +49,11 @@ class Embedder:
         self.method.to(memory_format=self.precision.memory_format)
 
     @classmethod
-    def load(cls, path: str | Path, device: torch.device | None = None) -> Embedder:
-        """Open a bundle, see `vireid.load`."""
-        method, card = load_bundle(Path(path))
+    def load(
+        cls, path: str | Path, device: torch.device | None = None, options: dict[str, Any] | None = None
+    ) -> Embedder:
+        """Open a bundle, see `vireid.load`; `options` replace the bundle's own at test time."""
+        method, card = load_bundle(Path(path), options)
         return cls(method, card.image_size, device, card)
 
     def embed(

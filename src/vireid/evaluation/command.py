@@ -35,6 +35,7 @@ class EvaluateRequest:
     rerank: str | None = None
     roc: bool = False
     options: tuple[str, ...] = ()
+    method_options: tuple[str, ...] = ()
     select: str = "last"
 
 
@@ -69,7 +70,9 @@ def open_model(
     name, records = open_evaluation_data(request, model)
     protocols = resolve_protocols(request, name)
     splits = set().union(*(protocol_splits(protocol) for protocol in protocols))
-    embedder = Embedder.load(resolve_bundle(model, request.select))
+    embedder = Embedder.load(
+        resolve_bundle(model, request.select), options=parse_options("--set", request.method_options)
+    )
     table = FeatureTable.extract(embedder, records.where(split=splits), flip=request.flip, progress=progress)
     return embedder, table, protocols
 
@@ -93,7 +96,8 @@ def open_evaluation_data(request: EvaluateRequest, model: Path) -> tuple[str, Re
     info, root = find_dataset(trained.name), request.root or trained.root
     if root is None:
         raise InputError(f"pass --root DIR, the folder of {info.title}; to get the data, {info.access}")
-    return trained.name, open_dataset(trained.name, root, **{**trained.options, **parse_options(request.options)})
+    options = {**trained.options, **parse_options("--option", request.options)}
+    return trained.name, open_dataset(trained.name, root, **options)
 
 
 def resolve_bundle(model: Path, select: str = "last") -> Path:
@@ -128,8 +132,8 @@ def resolve_protocols(request: EvaluateRequest, data: str) -> list[Protocol]:
     return [find_protocol(name) for name in request.protocols or find_dataset(data).protocols]
 
 
-def parse_options(options: tuple[str, ...]) -> dict[str, Any]:
-    """Turn `key=value` strings into loader options; values are YAML.
+def parse_options(flag: str, options: tuple[str, ...]) -> dict[str, Any]:
+    """Turn the `key=value` strings of a flag into a dict; values are YAML.
 
     Raises:
         InputError: for a string without `=`.
@@ -138,6 +142,6 @@ def parse_options(options: tuple[str, ...]) -> dict[str, Any]:
     for option in options:
         key, separator, value = option.partition("=")
         if not separator:
-            raise InputError(f"--option {option}: write key=value, such as trial=3")
+            raise InputError(f"{flag} {option}: write key=value")
         parsed[key] = yaml.safe_load(value)
     return parsed
