@@ -47,7 +47,7 @@ def run(
     ladder: str,
     root: Annotated[Path, typer.Option(help="folder made by vireid synth")],
     spectrum: Annotated[str, typer.Option(help="nir or lwir")] = "nir",
-    rung: Annotated[list[str] | None, typer.Option(help="start of a rung's name; default: all")] = None,
+    rung: Annotated[list[str] | None, typer.Option(help="start of a rung's name, tests of it included")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="default: 0, 1, 2")] = None,
     override: Annotated[list[str] | None, typer.Option("--set", help="for every rung, such as epochs=4")] = None,
     work: Annotated[Path, typer.Option(help="run folders, removed when done")] = Path("runs/ladders"),
@@ -56,9 +56,9 @@ def run(
     definition = yaml.safe_load((HERE / "ladders" / f"{ladder}.yaml").read_text())
     for number in seed or [0, 1, 2]:
         for name, changes in trainings(definition).items():
-            tests = {key: more for key, more in test_rungs(definition, name).items() if wanted(key, rung)}
-            tests = {k: more for k, more in tests.items() if not result_file(ladder, k, spectrum, number).exists()}
-            if not tests:
+            tests = test_rungs(definition, name)
+            done = all(result_file(ladder, key, spectrum, number).exists() for key in tests)
+            if done or (rung and not any(key.startswith(tuple(rung)) for key in tests)):
                 continue
             folder = work / result_file(ladder, name, spectrum, number).stem
             started = time.monotonic()
@@ -86,11 +86,6 @@ def test_rungs(definition: dict[str, Any], trained: str) -> dict[str, list[str]]
     """Return the rungs that one training gives, itself first, each with its overrides at test time."""
     others = {n: r["set"] for n, r in definition["rungs"].items() if isinstance(r, dict) and r["of"] == trained}
     return {trained: [], **others}
-
-
-def wanted(name: str, starts: list[str] | None) -> bool:
-    """Tell whether a rung was asked for."""
-    return not starts or name.startswith(tuple(starts))
 
 
 def score(folder: Path, overrides: list[str]) -> dict[str, Any]:
