@@ -110,6 +110,19 @@ def test_skin_is_the_warmest_and_bags_the_coldest():
         assert heat[Slot.BAG] == heat.min()
 
 
+def test_dark_clothes_are_warmer_and_only_in_thermal_images():
+    difficulty, bright, gained = PRESETS["synthetic-v1"].difficulty, [], []
+    cool = replace(difficulty, sun_warmth=0.0)
+    for pid in range(1, 31):
+        materials = sample_identity(np.random.default_rng((0, 0, pid)), difficulty.nir_correlation).materials
+        bright.append((materials.rgb[[Slot.UPPER, Slot.LOWER]] @ LUMINANCE).mean())
+        warm, plain = (take(Shot(pid, "lwir", 0, 7), 0, d).pixels.mean() for d in (difficulty, cool))
+        gained.append(warm - plain)
+    assert np.corrcoef(bright, gained)[0, 1] < -0.5
+    visible = [take(Shot(1, "visible", 0, 1), 0, d).pixels for d in (difficulty, cool)]
+    np.testing.assert_array_equal(*visible)
+
+
 def test_backgrounds_follow_the_camera_and_the_place_only():
     pixels = {key: np.asarray(make_scene(0, *key, 1.0).colour) for key in ((1, 0), (1, 1), (2, 0))}
     assert (pixels[1, 0] != pixels[1, 1]).mean() > 0.5
@@ -180,8 +193,9 @@ def test_loader_reads_what_was_written(small, spectrum, cameras):
     assert set(records.where(modality=Modality.VISIBLE).camid) == {1, 2, 4, 5}
     assert set(records.split) == {"train", "val", "test"}
     assert len(np.unique(records.pid)) == 6
-    assert records.keypoints is not None
-    assert records.keypoints.shape == (len(records), 18, 3)
+    keypoints = open_dataset("synthetic", small, spectrum=spectrum).keypoints
+    assert keypoints.shape == (len(records), 18, 3)
+    assert np.isfinite(keypoints).all()
     assert Image.open(records.absolute(0)).size == (WIDTH, HEIGHT)
 
 

@@ -25,7 +25,7 @@ from vireid.synth.difficulty import PRESETS, Difficulty, Preset
 from vireid.synth.layouts import LAYOUTS, Item
 from vireid.synth.shot import take
 
-VERSION = 1
+VERSION = 2
 """Raised when the same definition would render other pixels."""
 
 CARD = "synthetic.json"

@@ -14,6 +14,7 @@ class Difficulty:
         texture_loss: share of the fabric pattern that near infrared loses, [0, 1].
         view_range_deg: largest turn from the front or back view; 90 shows people from all sides.
         night: share of moments lit by lamps in visible images.
+        sun_warmth: how much warmer than a white fabric a black one is in thermal images; 1 is skin above the air.
         inversion: share of thermal moments by day, when ground and walls are as warm as clothes.
         lighting: factor of the changes of light, exposure and temperature between images.
         noise: largest standard deviation of the read-out noise, fraction of full scale.
@@ -29,6 +30,7 @@ class Difficulty:
     texture_loss: float = 0.15
     view_range_deg: float = 30.0
     night: float = 0.25
+    sun_warmth: float = 0.5
     inversion: float = 0.25
     lighting: float = 0.6
     noise: float = 0.01
@@ -93,6 +95,7 @@ PRESETS = {
             texture_loss=0.5,
             view_range_deg=90,
             night=0.5,
+            sun_warmth=0.15,
             lighting=1.0,
             noise=0.05,
             blur=1.2,

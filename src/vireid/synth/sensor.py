@@ -17,7 +17,7 @@ from scipy.ndimage import uniform_filter, uniform_filter1d
 
 from vireid.synth.camera import Camera
 from vireid.synth.render import BACKGROUND_DEPTH, Surface
-from vireid.synth.wardrobe import Materials, Pattern
+from vireid.synth.wardrobe import LUMINANCE, Materials, Pattern, Slot
 
 Image2D = NDArray[np.float32]
 
@@ -60,11 +60,13 @@ class Conditions:
     Attributes:
         night: visible: lamps instead of daylight; thermal: cool ground instead of sun-warmed.
         texture_loss: share of fabric pattern that near infrared loses, [0, 1].
+        sun_warmth: how much warmer than a white fabric a black one is in thermal images.
         lighting: factor of the changes of light, exposure and temperature between images.
     """
 
     night: bool
     texture_loss: float
+    sun_warmth: float
     lighting: float
 
 
@@ -190,7 +192,7 @@ def _nir(
 def _lwir(stage: Stage, camera: Camera, rng: Generator, normal: NDArray, conditions: Conditions) -> Image2D:
     """Emission; people stand out against cool ground at night and sink into warm walls by day."""
     change = conditions.lighting
-    heat = stage.materials.heat[stage.material]
+    heat = _heat(stage, conditions.sun_warmth)
     person = heat * (0.8 + 0.2 * normal[:, 2]) * (1 + 0.1 * (normal[:, 0] - stage.surface.normal[:, 0]))
     spread = _draw(rng, 0.5, 1.1, change)
     air, contrast = (0.16, spread) if conditions.night else (_draw(rng, 0.42, 0.67, change), 1.2 * spread)
@@ -201,6 +203,15 @@ def _lwir(stage: Stage, camera: Camera, rng: Generator, normal: NDArray, conditi
     image += _draw(rng, -0.14, 0.08, change) * halo * (1 - silhouette)
     low, gain = _draw(rng, -0.05, 0.12, change), _draw(rng, 0.65, 1.0, change) * np.float32(camera.contrast)
     return (image - low) * gain + _draw(rng, 0.0, 0.12, change)
+
+
+def _heat(stage: Stage, sun_warmth: float) -> NDArray[np.float32]:
+    """(N,) surface temperature of each foreground pixel: fabrics take up light, the darker the more."""
+    materials, slot = stage.materials, stage.material % len(Slot)
+    first, second = materials.rgb @ LUMINANCE, materials.rgb2 @ LUMINANCE
+    bright = _blend(first[stage.material], second[stage.material], _second_colour(stage))
+    warmed = np.float32(sun_warmth) * (np.float32(0.5) - bright) * ((slot != Slot.SKIN) & (slot != Slot.EYES))
+    return materials.heat[stage.material] + warmed
 
 
 def degrade(

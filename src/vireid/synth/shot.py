@@ -65,7 +65,8 @@ def take(shot: Shot, seed: int, difficulty: Difficulty) -> Photo:
     solids = cameras.project(dress(identity, joints), view, identity.shape.height)
     box = cameras.detect(solids, own, difficulty.box_jitter)
     stage, surface = _stage(identity, solids, box, camera, seed, difficulty, own)
-    image = expose(stage, camera, own, Conditions(night, difficulty.texture_loss, difficulty.lighting))
+    light = Conditions(night, difficulty.texture_loss, difficulty.sun_warmth, difficulty.lighting)
+    image = expose(stage, camera, own, light)
     hidden = np.zeros(_RENDER, dtype=bool)
     if own.random() < difficulty.occlusion:
         hidden = _occlude(image, own)
