@@ -2,6 +2,8 @@
 
     vireid synth --preset demo --ids 40 --out data/figures
     python benchmarks/figures.py --root data/figures
+
+The features are those of ImageNet weights: nothing is trained here.
 """
 
 from __future__ import annotations
