@@ -13,7 +13,7 @@ import trees
 from vireid.data import DATA_SETS, open_dataset
 from vireid.data.check import broken_images, check, inspect, summary
 from vireid.data.findings import Count, count_findings
-from vireid.data.manifest import read_keypoints
+from vireid.data.keypoints import read_keypoints
 from vireid.errors import InputError
 from vireid.records import Modality, Records
 
@@ -241,7 +241,7 @@ def test_manifest_reads_columns_in_any_order_and_keypoints(tmp_path):
         ]
     )
     np.testing.assert_array_equal(records.timestamp, [12.5, np.nan, np.nan])
-    np.testing.assert_array_equal(records.keypoints, [points[1], np.zeros((18, 3)), points[0]])
+    np.testing.assert_array_equal(records.keypoints, [points[1], np.full((18, 3), np.nan), points[0]])
     assert records.root == tmp_path
 
 
@@ -321,7 +321,7 @@ def test_empty_or_absent_or_binary_manifest(tmp_path):
 def test_bad_keypoints(tmp_path, arrays):
     np.savez(tmp_path / "keypoints.npz", **arrays)
     with pytest.raises(InputError, match=r"keypoints\.npz"):
-        read_keypoints(tmp_path, ["a"])
+        read_keypoints(tmp_path / "keypoints.npz", ["a"])
 
 
 # What every data set shares
@@ -462,7 +462,7 @@ def test_absent_data_says_how_to_get_it(tmp_path, name):
     [
         ("cuhk", {}, "unknown data set 'cuhk': use sysu_mm01, regdb"),
         ("regdb", {"split": 1}, "data set regdb has no option 'split': it takes trial"),
-        ("llcm", {"trial": 1}, "data set llcm has no option 'trial': it takes none"),
+        ("llcm", {"trial": 1}, "data set llcm has no option 'trial': it takes keypoints"),
         ("regdb", {"trial": 11}, "trial must be 1 to 10, got 11"),
         ("sysu_mm01", {"train_ids": "all"}, "train_ids must be `train+val` or `train`, got 'all'"),
     ],

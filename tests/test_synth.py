@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vireid.data import llcm, regdb, synthetic, sysu_mm01
+from vireid.data import llcm, open_dataset, regdb, synthetic, sysu_mm01
 from vireid.errors import InputError
 from vireid.records import FLIPPED_KEYPOINTS, Modality
 from vireid.synth import PRESETS, Difficulty, write_dataset

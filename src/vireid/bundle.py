@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ class BundleCard(Options):
     std: tuple[float, ...]
     training_data: str = Field(description="data set and split, `synthetic` named as such")
     label_map: str = Field("", description="digest of the training identities")
+    encoder: str = Field("", description="digest of the bundle whose features a refiner was trained on")
     epochs: int = 0
     seed: int = 0
     metrics: dict[str, float] = Field(default_factory=dict)
@@ -78,6 +80,18 @@ def read_card(path: Path) -> BundleCard:
     except (ValidationError, json.JSONDecodeError) as error:
         problem = describe(error) if isinstance(error, ValidationError) else str(error)
         raise InputError(f"bundle {path} was made by another version of vireid ({problem})") from error
+
+
+def bundle_digest(path: Path) -> str:
+    """Return the SHA-256 of a bundle's bytes, by which a refiner knows its encoder.
+
+    Raises:
+        InputError: when there is no such file.
+    """
+    if not path.is_file():
+        raise InputError(f"bundle {path}: no such file")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_bundle(path: Path, options: dict[str, Any] | None = None) -> tuple[Method, BundleCard]:

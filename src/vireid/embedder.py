@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from vireid.data.augment import flip_keypoints
 from vireid.data.datamodule import ImageBatches, image_source, loader
 from vireid.data.images import Progress, decode, fit
 from vireid.errors import InputError
-from vireid.methods import Features, Method
+from vireid.methods import Features, Method, Refiner
+from vireid.nn import has_pose
 from vireid.precision import Precision, choose_precision, default_device
 from vireid.records import Batch, Modality, Records
 
@@ -54,6 +56,8 @@ class Embedder:
     ) -> Embedder:
         """Open a bundle, see `vireid.load`; `options` replace the bundle's own at test time."""
         method, card = load_bundle(Path(path), options)
+        if isinstance(method, Refiner):
+            raise InputError(f"bundle {path} refines features and sees no images: open its encoder's bundle")
         return cls(method, card.image_size, device, card)
 
     def embed(
@@ -71,6 +75,7 @@ class Embedder:
         """
         items = list(images)
         kind = Modality.parse(modality)
+        self._warn(pose_notice(self.method, None, len(items)))
         out = np.zeros((len(items), self.method.embedding_dim), dtype=np.float32)
         for start in range(0, len(items), batch_size):
             chunk = items[start : start + batch_size]
@@ -97,6 +102,7 @@ class Embedder:
             cache: keep decoded images in the image cache.
             progress: called with (images done, N).
         """
+        self._warn(pose_notice(self.method, records.keypoints, len(records)))
         dataset = ImageBatches(records, image_source(records, self.image_size, cache), records.pid)
         rows = np.arange(len(records))
         batches = [rows[i : i + batch_size].tolist() for i in range(0, len(rows), batch_size)]
@@ -123,11 +129,13 @@ class Embedder:
         mirrored = self._forward(images.flip(3), modality, points)
         return {name: _mean_direction(value, mirrored[name]) for name, value in features.items()}
 
+    def _warn(self, notice: str | None) -> None:
+        if notice is not None:
+            warnings.warn(notice, stacklevel=3)
+
     def _forward(self, images: Tensor, modality: Tensor, keypoints: Tensor | None) -> Features:
         side = {}
-        if "keypoints" in self.method.side_inputs:
-            if keypoints is None:
-                raise InputError("this method needs keypoints and the data set has none: run vireid pose first")
+        if "keypoints" in self.method.side_inputs and keypoints is not None:
             side["keypoints"] = keypoints.to(self.device)
         with self.precision.autocast(self.device):
             return self.method.features(images, modality, **side)
@@ -136,6 +144,22 @@ class Embedder:
         images = images.to(memory_format=self.precision.memory_format).float() / 255
         mean, std = (images.new_tensor(v).view(1, 3, 1, 1) for v in (self.method.mean, self.method.std))
         return (images - mean) / std
+
+
+def pose_notice(method: Method, keypoints: NDArray[np.float32] | None, count: int) -> str | None:
+    """Return a sentence that counts the images without a pose, None when the method needs none or all have one.
+
+    Args:
+        method: the method that images go to.
+        keypoints: (count, 18, 3) as in `Records.keypoints`, or None.
+        count: number of images.
+    """
+    if "keypoints" not in method.side_inputs:
+        return None
+    posed = 0 if keypoints is None else int(has_pose(torch.from_numpy(keypoints)).sum())
+    if posed == count:
+        return None
+    return f"{count - posed} of {count} images have no keypoints and get a standing template: find them by vireid pose"
 
 
 def _mean_direction(a: Tensor, b: Tensor) -> Tensor:

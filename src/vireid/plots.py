@@ -128,6 +128,55 @@ def training_figure(losses: Mapping[str, Line], scores: Mapping[str, Line]) -> F
     return figure
 
 
+def attention_figure(images: NDArray[np.uint8], maps: Mapping[str, NDArray[np.floating]]) -> Figure:
+    """Draw images and, beside each, where every map looks: bright is the map's own maximum, dark its minimum.
+
+    Args:
+        images: (N, H, W, 3).
+        maps: (N, h, w) by column title.
+    """
+    rows, height, width = images.shape[:3]
+    inches = 1.35 * (1 + len(maps)), 1.35 * rows * height / width + 0.4
+    figure = Figure(figsize=inches, layout="constrained")
+    panels = figure.subplots(rows, 1 + len(maps), squeeze=False)
+    for column, title in enumerate(("image", *maps)):
+        panels[0, column].set_title(title, fontsize=9.5, color=INK)
+        for row, image in enumerate(images):
+            axes = panels[row, column]
+            axes.imshow(image, extent=(0, width, height, 0))
+            if column:
+                axes.imshow(
+                    maps[title][row], extent=(0, width, height, 0), cmap="magma", alpha=0.7, interpolation="bilinear"
+                )
+            axes.set_axis_off()
+    return figure
+
+
+def swap_figure(images: NDArray[np.uint8], swapped: NDArray[np.uint8]) -> Figure:
+    """Draw a grid of exchanged codes: the identity of the left column in the pose and light of the top row.
+
+    Args:
+        images: (N, H, W, 3), both the left column and the top row.
+        swapped: (N, N, H, W, 3).
+    """
+    count, height, width = images.shape[:3]
+    gap = max(1, width // 16)
+    canvas = np.full((count + 1, count + 1, height + gap, width + gap, 3), 255, dtype=np.uint8)
+    canvas[0, 1:, :height, :width] = canvas[1:, 0, :height, :width] = images
+    canvas[1:, 1:, :height, :width] = swapped
+    sheet = canvas.transpose(0, 2, 1, 3, 4).reshape((count + 1) * (height + gap), (count + 1) * (width + gap), 3)
+    inches = 0.85 * (count + 1)
+    figure = Figure(figsize=(inches + 0.3, inches * sheet.shape[0] / sheet.shape[1] + 0.3), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(sheet)
+    axes.axhline(height + gap / 2, color=INK, linewidth=0.8)
+    axes.axvline(width + gap / 2, color=INK, linewidth=0.8)
+    axes.set(xticks=[], yticks=[], ylabel="identity: prototype and style")
+    axes.set_title("pose and illumination", fontsize=9.5, color=INK)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
 def to_svg(figure: Figure) -> bytes:
     """Return a figure as SVG with a transparent ground, whose ink follows the reader's colour scheme."""
     buffer = io.StringIO()

@@ -11,6 +11,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
 from vireid.data.augment import Augment
 from vireid.data.sampler import Sampling
+from vireid.data.sequences import Sequences
 from vireid.errors import InputError
 from vireid.methods import describe, parse_options, parse_terms
 from vireid.nn import BackboneOptions
@@ -40,6 +41,7 @@ class OptimizerOptions(Options):
     nesterov: bool = True
     betas: tuple[float, float] = (0.9, 0.999)
     phase: str = Field("main", description="the phase of a step whose losses it minimises")
+    takes: tuple[str, ...] = Field((), description="parameter groups that the method gives to another optimiser")
     lr_scale: dict[str, float] = Field(default_factory=dict, description="factor on lr by parameter group")
     weight_decay_scale: dict[str, float] = Field(default_factory=dict, description="factor by parameter group")
     scheduled: bool = Field(True, description="false keeps lr constant")
@@ -60,6 +62,16 @@ class Schedule(Options):
     gamma: float | tuple[float, ...] = Field(0.1, description="factor at each milestone, or one for each")
     final: float = Field(0.01, ge=0)
     halve_every: int = Field(25_000, gt=0)
+
+
+class ProjectionTraining(Options):
+    """How a refiner's projection is trained on its encoder's features: NFormer's first stage."""
+
+    epochs: int = Field(120, ge=0)
+    lr: float = Field(3.5e-4, gt=0, description="of Adam")
+    weight_decay: float = Field(5e-4, ge=0)
+    center_lr: float = Field(0.5, gt=0, description="of the centres' SGD")
+    schedule: Schedule = Schedule(warmup_start=0.01, milestones=(39, 69))
 
 
 class Validation(Options):
@@ -83,6 +95,9 @@ class Recipe(Options):
     terms: dict[str, SerializeAsAny[Options]] = Field(
         default_factory=dict, description="extra loss terms on the method's embedding, such as memory: {weight: 1.0}"
     )
+    encoder: Path | None = Field(None, description="run folder or bundle whose features a refiner is trained on")
+    projection: ProjectionTraining = ProjectionTraining()
+    sequences: Sequences = Sequences()
     data: DataOptions = DataOptions()
     augment: Augment = Augment()
     sampling: Sampling = Sampling()

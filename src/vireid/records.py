@@ -62,7 +62,8 @@ class Records:
         modality: (N,) int64, see `Modality`.
         split: (N,) object array: `train`, `val`, `test`, or `query` and `gallery` where a data set fixes them.
         timestamp: (N,) float64 seconds, NaN where unknown.
-        keypoints: (N, 18, 3) float32 x, y in pixels of the stored image and score in [0, 1], or None.
+        keypoints: (N, 18, 3) float32 x, y in pixels of the stored image and score in [0, 1], NaN for images whose
+            joints are unknown, or None.
     """
 
     root: Path
@@ -192,7 +193,7 @@ class Batch:
         pid: (N,) int64 contiguous training labels.
         camid: (N,) int64 camera.
         view: (N,) int64, 0 the image, 1 its channel-augmented twin.
-        keypoints: (N, 18, 3) float x, y in pixels of `images` and score, or None.
+        keypoints: (N, 18, 3) float x, y in pixels of `images` and score, NaN where unknown, or None.
     """
 
     images: Tensor

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 
+from vireid.data import keypoints as keypoint_files
 from vireid.data import llcm, manifest, market1501, msmt17, regdb, synthetic, sysu_mm01
 from vireid.data.info import DataSetInfo
 from vireid.errors import InputError
@@ -49,20 +51,25 @@ def find_dataset(name: str) -> DataSetInfo:
     return DATA_SETS[name]
 
 
-def open_dataset(name: str, root: str | Path, **options: object) -> Records:
-    """Read a data set as distributed.
+def open_dataset(name: str, root: str | Path, *, keypoints: str | Path | None = None, **options: object) -> Records:
+    """Read a data set as distributed, with the keypoints beside it.
 
     Args:
         name: a name in `DATA_SETS`.
         root: its folder (for `manifest` the CSV or its folder).
+        keypoints: file of keypoints, relative to the data set's folder; default: `keypoints.npz` if it is there.
         options: those of the data set's `load`, such as `trial=3` for `regdb`.
 
     Raises:
-        InputError: for an unknown name or option, or a tree that is not the data set's.
+        InputError: for an unknown name or option, a tree that is not the data set's, or unreadable keypoints.
     """
     info = find_dataset(name)
     known = list(inspect.signature(info.load).parameters)[1:]
     if unknown := sorted(set(options) - set(known)):
-        takes = f"it takes {', '.join(known)}" if known else "it takes none"
-        raise InputError(f"data set {name} has no option {unknown[0]!r}: {takes}")
-    return info.load(root, **options)
+        takes = ", ".join([*known, "keypoints"])
+        raise InputError(f"data set {name} has no option {unknown[0]!r}: it takes {takes}")
+    records = info.load(root, **options)
+    file = records.root / (keypoints or keypoint_files.FILE)
+    if keypoints is None and not file.exists():
+        return records
+    return replace(records, keypoints=keypoint_files.read_keypoints(file, records.path))

@@ -33,11 +33,11 @@ def fit(image: Image.Image, size: tuple[int, int]) -> Pixels:
     return np.asarray(rgb)
 
 
-def decode(path: Path, size: tuple[int, int]) -> tuple[Pixels, tuple[int, int]]:
+def decode(path: Path, size: tuple[int, int] | None = None) -> tuple[Pixels, tuple[int, int]]:
     """Read one image file.
 
     Returns:
-        pixels (H, W, 3) at `size`, and the file's own (height, width).
+        pixels (H, W, 3) at `size`, or at the file's own size, and the file's own (height, width).
 
     Raises:
         InputError: for a missing, truncated or foreign file, naming it.
@@ -45,7 +45,7 @@ def decode(path: Path, size: tuple[int, int]) -> tuple[Pixels, tuple[int, int]]:
     try:
         with Image.open(path) as image:
             original = (image.height, image.width)
-            return fit(image, size), original
+            return fit(image, size or original), original
     except FileNotFoundError as error:
         raise InputError(f"image {path} is missing: restore it or take its row out of the data set") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

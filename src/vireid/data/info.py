@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from vireid.data.findings import Count, Finding
 from vireid.records import Records
@@ -41,5 +42,5 @@ class DataSetInfo:
     image_size: tuple[int, int]
     counts: tuple[Count, ...] = ()
     cameras: tuple[int, ...] = ()
-    check_options: tuple[tuple[str, object], ...] = ()
+    check_options: tuple[tuple[str, Any], ...] = ()
     audit: Callable[[Records], Iterator[Finding]] = no_further_checks

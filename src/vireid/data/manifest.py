@@ -6,11 +6,10 @@ Read column by column with Arrow: a million rows take seconds, and no image is t
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from vireid.data.findings import Finding, shared_identities, unanswered_queries
 from vireid.data.info import DataSetInfo
 from vireid.errors import InputError
-from vireid.records import NUM_KEYPOINTS, Modality, Records
+from vireid.records import Modality, Records
 
 REQUIRED = ("path", "pid", "camid", "modality")
 OPTIONAL = ("split", "timestamp")
@@ -31,7 +30,7 @@ OUTSIDE = r"^([/\\~]|[A-Za-z]:)|(^|[/\\])\.\.([/\\]|$)"
 
 
 def load(root: str | Path) -> Records:
-    """Read a manifest, and the `keypoints.npz` beside it if there is one.
+    """Read a manifest.
 
     Args:
         root: the CSV file, or the folder that holds it as `manifest.csv`. Paths in it are relative to
@@ -52,39 +51,7 @@ def load(root: str | Path) -> Records:
         modality=_decode(columns["modality"], Modality.parse, file).astype(np.int64),
         split=_decode(columns["split"], _split, file).tolist() if "split" in columns else "test",
         timestamp=_timestamps(columns["timestamp"], file) if "timestamp" in columns else None,
-        keypoints=read_keypoints(file.parent, path),
     )
-
-
-def read_keypoints(root: Path, paths: Sequence[str] | NDArray[np.object_]) -> NDArray[np.float32] | None:
-    """Read `keypoints.npz` (`path` (K,), `kpts` (K, 18, 3)) and align it with N images.
-
-    Args:
-        root: folder of the file.
-        paths: (N,) paths of the images.
-
-    Returns:
-        (N, 18, 3) float32, zeros (score 0) for images that the file does not list; None without a file.
-
-    Raises:
-        InputError: when the file holds other arrays than these.
-    """
-    file = root / "keypoints.npz"
-    if not file.exists():
-        return None
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            names, points = arrays["path"], np.asarray(arrays["kpts"], dtype=np.float32)
-    except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
-        raise InputError(f"cannot read {file} ({error}); it must hold text path (K,) and kpts (K, 18, 3)") from None
-    if names.ndim != 1 or points.shape != (len(names), NUM_KEYPOINTS, 3):
-        raise InputError(f"{file}: kpts has shape {points.shape}, expected {(len(names), NUM_KEYPOINTS, 3)}")
-    if not (index := pd.Index(names.astype(str))).is_unique:
-        raise InputError(f"{file}: path {index[index.duplicated()][0]!r} stands in it twice; keep one row an image")
-    row = index.get_indexer(pd.Index(np.asarray(paths, dtype=object)))
-    aligned = np.zeros((len(row), NUM_KEYPOINTS, 3), dtype=np.float32)
-    aligned[row >= 0] = points[row[row >= 0]]
-    return aligned
 
 
 def _read_columns(file: Path) -> dict[str, pa.Array]:

@@ -16,7 +16,7 @@ SPECTRA = {"nir": ("visible", "nir"), "lwir": ("visible", "lwir"), "both": ("vis
 
 
 def load(root: str | Path, *, spectrum: str = "nir") -> Records:
-    """Read visible images and those of one kind of infrared, with keypoints where the folder has them.
+    """Read visible images and those of one kind of infrared.
 
     Args:
         root: folder written by `vireid synth`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from vireid.errors import InputError
 from vireid.evaluation.evaluate import Evaluation, FeatureTable, find_protocol, join_trials, protocol_splits
 from vireid.evaluation.presets import cross
 from vireid.evaluation.protocols import Protocol
+from vireid.evaluation.refine import Refinement, RefineOptions
 from vireid.recipe import DataOptions, load_recipe
 from vireid.records import Modality, Records
 
@@ -33,6 +34,8 @@ class EvaluateRequest:
     feature: str = "global"
     flip: bool = False
     rerank: str | None = None
+    refine: Path | None = None
+    refine_set: tuple[str, ...] = ()
     roc: bool = False
     options: tuple[str, ...] = ()
     method_options: tuple[str, ...] = ()
@@ -51,6 +54,8 @@ def run_evaluation(request: EvaluateRequest, progress: Progress | None = None) -
     if request.features is not None:
         if request.models:
             raise InputError("give either models or --features, not both")
+        if request.refine is not None:
+            raise InputError("--refine needs the encoder's bundle: a file of features does not say which one made them")
         return _score(request, FeatureTable.read(request.features), resolve_protocols(request, "manifest"))
     if not request.models:
         raise InputError("name a run folder or bundle to evaluate, or pass --features FILE")
@@ -66,15 +71,16 @@ def _evaluate_model(request: EvaluateRequest, model: Path, progress: Progress | 
 def open_model(
     request: EvaluateRequest, model: Path, progress: Progress | None
 ) -> tuple[Embedder, FeatureTable, list[Protocol]]:
-    """Load a model and embed the images that its protocols draw from."""
+    """Load a model, and a refiner where there is one, and embed the images that its protocols draw from."""
     name, records = open_evaluation_data(request, model)
+    encoder, refiner = resolve_models(request, model)
     protocols = resolve_protocols(request, name)
     splits = set().union(*(protocol_splits(protocol) for protocol in protocols))
-    embedder = Embedder.load(
-        resolve_bundle(model, request.select), options=parse_options("--set", request.method_options)
-    )
+    embedder = Embedder.load(encoder, options=parse_options("--set", request.method_options))
+    how = RefineOptions.parse(request.refine_set)
+    refinement = None if refiner is None else Refinement.open(refiner, encoder, how)
     table = FeatureTable.extract(embedder, records.where(split=splits), flip=request.flip, progress=progress)
-    return embedder, table, protocols
+    return embedder, replace(table, refinement=refinement), protocols
 
 
 def _score(request: EvaluateRequest, table: FeatureTable, protocols: list[Protocol]) -> list[Evaluation]:
@@ -98,6 +104,24 @@ def open_evaluation_data(request: EvaluateRequest, model: Path) -> tuple[str, Re
         raise InputError(f"pass --root DIR, the folder of {info.title}; to get the data, {info.access}")
     options = {**trained.options, **parse_options("--option", request.options)}
     return trained.name, open_dataset(trained.name, root, **options)
+
+
+def resolve_models(request: EvaluateRequest, model: Path) -> tuple[Path, Path | None]:
+    """Return the bundle to embed with, and the refiner's or None.
+
+    A refiner's run folder stands for its encoder, refined.
+
+    Raises:
+        InputError: as `resolve_bundle`, and for a refiner on top of a refiner.
+    """
+    recipe = model / "recipe.yaml"
+    encoder = load_recipe(recipe).encoder if recipe.is_file() else None
+    if encoder is None:
+        refiner = None if request.refine is None else resolve_bundle(request.refine, request.select)
+        return resolve_bundle(model, request.select), refiner
+    if request.refine is not None:
+        raise InputError(f"{model} is a refiner's run already: drop --refine, or name the encoder {encoder}")
+    return resolve_bundle(encoder), resolve_bundle(model, request.select)
 
 
 def resolve_bundle(model: Path, select: str = "last") -> Path:

@@ -19,6 +19,7 @@ from vireid.evaluation.distances import DistanceBlock
 from vireid.evaluation.features_file import read_features
 from vireid.evaluation.presets import PRESETS
 from vireid.evaluation.protocols import Index, Protocol
+from vireid.evaluation.refine import Refinement
 from vireid.evaluation.rerank import k_reciprocal_rerank
 from vireid.evaluation.roc import VerificationRoc, verification_roc, verification_scores
 from vireid.evaluation.trials import TrialSummary, evaluate_distances
@@ -52,12 +53,14 @@ class FeatureTable:
         features: features by name, (N, …) each, rows in the table's order.
         distance: the method's own distance between features.
         stamp: what the features depend on.
+        refinement: what each trial's queries and gallery go through before they are ranked.
     """
 
     records: Records
     features: Features
     distance: Distance
     stamp: dict[str, Any] = field(default_factory=dict)
+    refinement: Refinement | None = None
 
     @classmethod
     def extract(
@@ -97,21 +100,27 @@ class FeatureTable:
         Args:
             protocol: the rules.
             feature: which of the method's vectors; the method's own distance is used with `global`.
-            rerank: `k-reciprocal` or None. Its result depends on all queries together (transductive).
+            rerank: `k-reciprocal` or None. Its result depends on all queries together (transductive), and so does that
+                of a joint refinement, which is made once a trial.
             roc: also measure verification on the pairs of the first trial.
 
         Raises:
-            InputError: for an unknown feature or re-ranking, or as the protocol says.
+            InputError: for an unknown feature or re-ranking, a refinement that does not go with them, or as the
+                protocol says.
         """
         used = self._used(feature)
-        if rerank not in (None, "k-reciprocal"):
-            raise InputError(f"unknown re-ranking {rerank!r}: use k-reciprocal")
+        self._check(feature, rerank, roc)
 
         def distances(query: Index, gallery: Index) -> DistanceBlock:
+            left, right = self.sides(used, query, gallery)
             if rerank is not None:
-                vectors = used["global"].numpy()
-                return k_reciprocal_rerank(vectors[query], vectors[gallery]).__getitem__
-            return _blocks(self.distance, _rows(used, query), _rows(used, gallery))
+                return k_reciprocal_rerank(left["global"].numpy(), right["global"].numpy()).__getitem__
+            if self.refinement is None:
+                return _blocks(self.distance, left, right)
+            if self.refinement.options.mode != "local":
+                return _blocks(_cosine_distance, left, right)
+            vectors, kinds = (left["global"], right["global"]), self._modalities(query, gallery)
+            return self.refinement.rerank(_blocks(self.distance, left, right), *vectors, *kinds)
 
         summary = evaluate_distances(protocol, self.records, distances)
         stamp = {
@@ -121,11 +130,32 @@ class FeatureTable:
             "label_map": LabelMap.of(self.records.pid).digest,
             "feature": feature,
             "rerank": rerank,
+            "refine": None if self.refinement is None else self.refinement.stamp(),
+            "transductive": rerank is not None or (self.refinement is not None and self.refinement.transductive),
             **self.stamp,
             "commit": git_commit(),
         }
         del stamp["name"], stamp["trials"]
-        return Evaluation(protocol, summary, stamp, self._roc(protocol, used["global"]) if roc else None)
+        return Evaluation(protocol, summary, stamp, self._roc(protocol, used) if roc else None)
+
+    def sides(self, features: Features, query: Index, gallery: Index) -> tuple[Features, Features]:
+        """Return the features of a trial's queries and gallery, refined where the table is."""
+        left, right = _rows(features, query), _rows(features, gallery)
+        if self.refinement is None or self.refinement.options.mode == "local":
+            return left, right
+        refined = self.refinement.refine(left["global"], right["global"], *self._modalities(query, gallery))
+        return {"global": refined[0]}, {"global": refined[1]}
+
+    def _check(self, feature: str, rerank: str | None, roc: bool) -> None:
+        if rerank not in (None, "k-reciprocal"):
+            raise InputError(f"unknown re-ranking {rerank!r}: use k-reciprocal")
+        if self.refinement is not None and feature != "global":
+            raise InputError(f"feature {feature} cannot be refined: refiners are trained on global")
+        if self.refinement is not None and self.refinement.options.mode == "local" and (rerank or roc):
+            raise InputError("a local refinement re-ranks already and has no features: drop --rerank and --roc")
+
+    def _modalities(self, *sides: Index) -> list[Tensor]:
+        return [torch.from_numpy(self.records.modality[rows]) for rows in sides]
 
     def _used(self, feature: str) -> Features:
         vectors = [name for name, value in self.features.items() if value.ndim == 2]
@@ -133,10 +163,11 @@ class FeatureTable:
             raise InputError(f"no feature {feature!r}: this method has {', '.join(vectors)}")
         return self.features if feature == "global" else {"global": self.features[feature]}
 
-    def _roc(self, protocol: Protocol, vectors: Tensor) -> VerificationRoc:
+    def _roc(self, protocol: Protocol, used: Features) -> VerificationRoc:
         query, gallery = protocol.draw(self.records)
         labels = [column[rows] for column in (self.records.pid, self.records.camid) for rows in (query, gallery)]
-        scores = verification_scores(vectors[query], vectors[gallery], *labels, hide=protocol.hide)
+        left, right = (side["global"] for side in self.sides(used, query, gallery))
+        scores = verification_scores(left, right, *labels, hide=protocol.hide)
         return verification_roc(*scores)
 
 

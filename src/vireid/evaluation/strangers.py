@@ -12,7 +12,7 @@ from vireid.data.images import Pixels, Progress, decode
 from vireid.embed import find_images
 from vireid.embedder import Embedder
 from vireid.errors import InputError
-from vireid.evaluation.command import EvaluateRequest, open_model
+from vireid.evaluation.command import EvaluateRequest, open_model, resolve_models
 from vireid.evaluation.distractors import distractor_curve
 from vireid.evaluation.evaluate import FeatureTable
 from vireid.evaluation.protocols import Protocol
@@ -36,6 +36,8 @@ def evaluate_with_strangers(
     """
     if len(request.models) != 1:
         raise InputError("--distractors takes one run folder or bundle")
+    if resolve_models(request, request.models[0])[1] is not None:
+        raise InputError("--distractors measures the encoder: drop --refine, or name the encoder of the refiner's run")
     embedder, table, protocols = open_model(request, request.models[0], progress)
     strangers = {
         modality: embed_strangers(embedder, source, modality, progress)

@@ -71,9 +71,11 @@ def _console(results: Sequence[Evaluation]) -> Table:
 def _caption(result: Evaluation) -> str:
     stamp: dict[str, Any] = result.stamp
     trials = len(result.summary.trials)
+    refined = f", refined {stamp['refine']['mode']}" if stamp["refine"] else ""
     return (
         f"percent, {trials} trial{'s' if trials > 1 else ''}; feature {stamp['feature']}, flip {stamp['flip']}, "
-        f"re-ranking {stamp['rerank'] or 'none'}, checkpoint {stamp['checkpoint']}; valid/all queries"
+        f"re-ranking {stamp['rerank'] or 'none'}{refined}{', transductive' if stamp['transductive'] else ''}, "
+        f"checkpoint {stamp['checkpoint']}; valid/all queries"
     )
 
 

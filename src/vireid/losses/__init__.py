@@ -1,9 +1,13 @@
 """Losses shared by methods."""
 
+from vireid.losses.adversarial import Adversarial, decision_loss, discriminator_losses, fooling_loss, gradient_penalty
+from vireid.losses.blockwise import blockwise_batch_hard_triplet
+from vireid.losses.cascade import Cascade, InterForm, cascaded_aggregation, group_means
 from vireid.losses.center import CenterLoss
 from vireid.losses.distance import full_precision, pairwise_euclidean
 from vireid.losses.distillation import distillation, soft_cross_entropy
 from vireid.losses.hetero_center import Reduction, hetero_center_triplet, mined_triplet
+from vireid.losses.hierarchical import choose_rows, cosine_triplet, hfl_rows
 from vireid.losses.memory import MemoryOptions, ProxyMemory, ProxyQueue, identity_loss
 from vireid.losses.shortest_path import (
     Cell,
@@ -14,6 +18,15 @@ from vireid.losses.shortest_path import (
     shortest_path,
     streamed_path_distances,
     top_path_distances,
+)
+from vireid.losses.synergy import (
+    DivergenceForm,
+    GuidanceForm,
+    diversity,
+    global_guidance,
+    local_guidance,
+    modality_identity,
+    softmax_divergence,
 )
 from vireid.losses.term import Term
 from vireid.losses.triplet import (
@@ -30,10 +43,15 @@ TERMS: dict[str, type[Term]] = {"memory": ProxyMemory}
 
 __all__ = [
     "TERMS",
+    "Adversarial",
+    "Cascade",
     "Cell",
     "CellReduce",
     "CenterLoss",
+    "DivergenceForm",
     "EnhancedSquaredDifference",
+    "GuidanceForm",
+    "InterForm",
     "MemoryOptions",
     "ProxyMemory",
     "ProxyQueue",
@@ -44,16 +62,31 @@ __all__ = [
     "WeightForm",
     "WeightedRegularizedTriplet",
     "batch_hard_triplet",
+    "blockwise_batch_hard_triplet",
+    "cascaded_aggregation",
+    "choose_rows",
+    "cosine_triplet",
+    "decision_loss",
+    "discriminator_losses",
     "distillation",
+    "diversity",
+    "fooling_loss",
     "full_precision",
+    "global_guidance",
+    "gradient_penalty",
+    "group_means",
     "hetero_center_triplet",
+    "hfl_rows",
     "identity_loss",
+    "local_guidance",
     "mined_triplet",
+    "modality_identity",
     "paired_path_distances",
     "pairwise_euclidean",
     "path_distances",
     "shortest_path",
     "soft_cross_entropy",
+    "softmax_divergence",
     "streamed_path_distances",
     "top_path_distances",
     "weighted_distances",

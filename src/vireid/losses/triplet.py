@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vireid.losses.distance import full_precision, pairwise_euclidean
 
-WeightForm = Literal["reference", "exact"]
+WeightForm = Literal["reference", "softmax", "exact"]
 
 
 @full_precision
@@ -43,6 +43,7 @@ def weighted_distances(
         pids: (N,) identities.
         form: `reference` is the public code: the anchor is its own positive, 1e-6 is added to the weights'
             denominators and negatives are not stabilised, so that n collapses beyond distances of about 15;
+            `softmax` is the same with masked softmaxes as weights, which do not collapse;
             `exact` is the printed formula, without anchors that lack a positive or a negative.
         alpha: sharpness inside the weights only.
 
@@ -55,7 +56,8 @@ def weighted_distances(
         p = (_reference_weights(alpha * distances, same) * distances).sum(1)
         n = (_reference_weights(-alpha * distances, ~same) * distances).sum(1)
         return p, n, torch.ones_like(pids, dtype=torch.bool)
-    positive = same & ~torch.eye(len(pids), dtype=torch.bool, device=pids.device)
+    itself = torch.eye(len(pids), dtype=torch.bool, device=pids.device)
+    positive = same if form == "softmax" else same & ~itself
     valid = positive.any(1) & (~same).any(1)
     p = (_exact_weights(alpha * distances, positive) * distances).sum(1)
     n = (_exact_weights(-alpha * distances, ~same) * distances).sum(1)

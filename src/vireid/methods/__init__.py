@@ -12,11 +12,27 @@ from vireid.methods.agw import AGW
 from vireid.methods.base import Features, Method, ParameterGroup
 from vireid.methods.caj import CAJ
 from vireid.methods.cmlspge import CMLSPGE
+from vireid.methods.cmtr import CMTR
+from vireid.methods.hicmd import HiCMD
 from vireid.methods.maum import MAUM
+from vireid.methods.msclnet import MSCLNet
+from vireid.methods.nformer import NFormer
+from vireid.methods.refiner import Refiner
+from vireid.methods.spot import SPOT
 from vireid.nn import BackboneOptions
 from vireid.options import Options
 
-METHODS: dict[str, type[Method]] = {"agw": AGW, "caj": CAJ, "maum": MAUM, "cmlspge": CMLSPGE}
+METHODS: dict[str, type[Method]] = {
+    "agw": AGW,
+    "caj": CAJ,
+    "maum": MAUM,
+    "cmlspge": CMLSPGE,
+    "cmtr": CMTR,
+    "hicmd": HiCMD,
+    "msclnet": MSCLNet,
+    "nformer": NFormer,
+    "spot": SPOT,
+}
 """Every trainable method by its command-line name."""
 
 
@@ -111,6 +127,7 @@ __all__ = [
     "Features",
     "Method",
     "ParameterGroup",
+    "Refiner",
     "build",
     "describe",
     "method_class",

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from vireid.losses import Term
 from vireid.nn import BackboneOptions
@@ -42,7 +42,7 @@ class Method(nn.Module):
     Attributes:
         Options: the method's typed options.
         phases: names of the optimisation phases of one step, in order; a GAN has two.
-        side_inputs: names of `Batch` fields that `features` takes as keyword arguments.
+        side_inputs: names of `Batch` fields that `features` takes as keyword arguments where there are any.
         hosts_terms: whether `losses` adds `term_losses`, so that a recipe's `terms` can be attached.
         terms: loss terms by name; they serve training only and bundles leave them out.
         mean, std: per-channel input normalisation, for pixels in [0, 1].
@@ -51,7 +51,7 @@ class Method(nn.Module):
 
     Options: ClassVar[type[Options]] = Options
     phases: ClassVar[tuple[str, ...]] = ("main",)
-    side_inputs: ClassVar[tuple[str, ...]] = ()
+    side_inputs: tuple[str, ...] = ()
     hosts_terms: ClassVar[bool] = False
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -69,8 +69,12 @@ class Method(nn.Module):
         """Return (Nq, Ng) distances; the default is the cosine distance of `global`."""
         return 1 - query["global"] @ gallery["global"].T
 
+    def prepare(self, batch: Batch, generator: Generator) -> Batch:
+        """Complete a raw training batch, images (N, 3, H, W) uint8, before it is augmented."""
+        return batch
+
     def losses(self, batch: Batch, phase: str = "main") -> dict[str, Tensor]:
-        """Return the phase's weighted scalar loss terms by name; the trainer sums and logs them."""
+        """Return the phase's weighted scalar loss terms by name; the trainer sums and logs them; none, no step."""
         raise NotImplementedError(f"{type(self).__name__} has no losses")
 
     def term_losses(self, embedding: Tensor, batch: Batch) -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ from vireid.losses import (
     streamed_path_distances,
     top_path_distances,
 )
-from vireid.methods.base import Features, Method, normalize
+from vireid.methods.base import Features, Method, ParameterGroup, normalize
 from vireid.nn import (
     CBAM,
     STAGES,
@@ -198,6 +198,14 @@ class CMLSPGE(Method):
         if o.lsp_topk is not None:
             paths = torch.where(paths.isinf(), self.metric.bound(q) + e, paths)
         return paths if o.test_distance == "lsp" else e.add_(paths, alpha=o.lsp_weight)
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """`backbone`, `head` and, apart, `classifiers`: they see features without a neck."""
+        trunk, head = super().parameter_groups()
+        classifiers = list(self.classifiers.parameters())
+        apart = {id(p) for p in classifiers}
+        head.params = [p for p in head.params if id(p) not in apart]
+        return [trunk, head, ParameterGroup("classifiers", classifiers)]
 
     def training_only(self) -> tuple[str, ...]:
         """The classifiers are not needed to search."""

@@ -2,11 +2,18 @@
 
 from vireid.nn.backbone import STAGES, Backbone, BackboneOptions, build_backbone
 from vireid.nn.cbam import CBAM
+from vireid.nn.discriminator import MultiScaleDiscriminator
+from vireid.nn.disentangled import CodeExchanger, Codes, mix, per_modality, split_attribute
+from vireid.nn.generator import Decoder, PrototypeEncoder
+from vireid.nn.gradients import call_clipped
+from vireid.nn.heatmaps import fill_poses, has_pose, render_heatmaps, standing_template
+from vireid.nn.mogrifier import MogrifierLSTMCell, mogrify
 from vireid.nn.neck import IdentityHead, bnneck, identity_classifier
 from vireid.nn.non_local import NonLocalBlock, add_non_local
 from vireid.nn.pooling import AveragePool, GeneralizedMeanPool
-from vireid.nn.stripes import AlignedStripeHead, StripeHead, StripeLinear
+from vireid.nn.stripes import AlignedStripeHead, StripeHead, StripeLinear, pool_stripes
 from vireid.nn.two_stream import TwoStream, route
+from vireid.nn.vit import HybridOptions, ViT, ViTOptions, build_vit
 
 __all__ = [
     "CBAM",
@@ -15,15 +22,35 @@ __all__ = [
     "AveragePool",
     "Backbone",
     "BackboneOptions",
+    "CodeExchanger",
+    "Codes",
+    "Decoder",
     "GeneralizedMeanPool",
+    "HybridOptions",
     "IdentityHead",
+    "MogrifierLSTMCell",
+    "MultiScaleDiscriminator",
     "NonLocalBlock",
+    "PrototypeEncoder",
     "StripeHead",
     "StripeLinear",
     "TwoStream",
+    "ViT",
+    "ViTOptions",
     "add_non_local",
     "bnneck",
     "build_backbone",
+    "build_vit",
+    "call_clipped",
+    "fill_poses",
+    "has_pose",
     "identity_classifier",
+    "mix",
+    "mogrify",
+    "per_modality",
+    "pool_stripes",
+    "render_heatmaps",
     "route",
+    "split_attribute",
+    "standing_template",
 ]

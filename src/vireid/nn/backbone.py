@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import timm
 import torch
@@ -18,6 +18,8 @@ from vireid.options import Options
 
 LITE0 = "tf_efficientnet_lite0"
 STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
+CLASSIFIERS = ("fc.", "classifier.", "head.")
+"""What timm calls the layer that a weight file may have or lack."""
 
 
 class BackboneOptions(Options):
@@ -58,19 +60,7 @@ def build_backbone(options: BackboneOptions) -> Backbone:
     Raises:
         InputError: for an unknown architecture, or weights that cannot be had.
     """
-    pretrained = options.weights == "imagenet" and options.name != LITE0
-    try:
-        model = timm.create_model(options.name, pretrained=pretrained)
-    except RuntimeError as error:
-        if pretrained:
-            raise _weights_error(options, error) from error
-        raise InputError(f"backbone.name={options.name}: timm knows no such model ({error})") from error
-    except Exception as error:  # hub, proxy and file-system errors share no base class
-        raise _weights_error(options, error) from error
-    if options.name == LITE0 and options.weights == "imagenet":
-        _load_in_order(model, _packaged_lite0(options))
-    elif options.weights not in ("imagenet", "none"):
-        _load_file(model, Path(options.weights))
+    model = timm_model(options)
     if isinstance(model, ResNet):
         stages = _resnet_stages(model, options.stem_relu)
     elif isinstance(model, EfficientNet):
@@ -81,6 +71,32 @@ def build_backbone(options: BackboneOptions) -> Backbone:
         _remove_stride(stages[-1])
     config = model.default_cfg
     return Backbone(stages, config["mean"], config["std"])
+
+
+def timm_model(options: BackboneOptions, **arguments: Any) -> nn.Module:
+    """Return a timm model with its weights.
+
+    Args:
+        options: which model, and which weights.
+        arguments: passed on to `timm.create_model`.
+
+    Raises:
+        InputError: for an unknown architecture, or weights that cannot be had.
+    """
+    pretrained = options.weights == "imagenet" and options.name != LITE0
+    try:
+        model = timm.create_model(options.name, pretrained=pretrained, **arguments)
+    except RuntimeError as error:
+        if pretrained:
+            raise _weights_error(options, error) from error
+        raise InputError(f"backbone.name={options.name}: timm knows no such model ({error})") from error
+    except Exception as error:  # hub, proxy and file-system errors share no base class
+        raise _weights_error(options, error) from error
+    if options.name == LITE0 and options.weights == "imagenet":
+        _load_in_order(model, _packaged_lite0(options))
+    elif options.weights not in ("imagenet", "none"):
+        _load_file(model, Path(options.weights))
+    return model
 
 
 def _resnet_stages(model: ResNet, stem_relu: bool) -> list[nn.Sequential]:
@@ -145,9 +161,14 @@ def _load_file(model: nn.Module, path: Path) -> None:
         except Exception as error:  # torch raises several types on hostile or truncated pickles
             raise InputError(f"backbone.weights={path} is not a plain state dict: {_first_line(error)}") from error
     weights = weights.get("state_dict", weights)
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    lost = [name for name in missing if not name.startswith(("fc.", "classifier."))]
-    strange = [name for name in unexpected if not name.startswith(("fc.", "classifier."))]
+    try:
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+    except RuntimeError as error:  # shapes that differ
+        raise InputError(
+            f"backbone.weights={path} does not fit: {str(error).splitlines()[-1].strip()}; check backbone.name"
+        ) from error
+    lost = [name for name in missing if not name.startswith(CLASSIFIERS)]
+    strange = [name for name in unexpected if not name.startswith(CLASSIFIERS)]
     if lost or strange:
         raise InputError(
             f"backbone.weights={path} does not fit: {len(lost)} tensors missing, {len(strange)} unknown "

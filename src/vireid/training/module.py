@@ -44,26 +44,29 @@ class TrainingModule(LightningModule):
             require_equal_labels(torch.as_tensor(self.all_gather(digest)).flatten())
 
     def on_train_epoch_start(self) -> None:
-        """Seed the epoch, tell the method, set the learning rates."""
-        torch.manual_seed(_seed(self.recipe.seed, self.current_epoch, self.global_rank))
+        """Tell the method, set the learning rates."""
         self.method.on_epoch_start(self.current_epoch)
         self._schedule()
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Augment on the device."""
+        """Let the method complete the batch, then augment it, on the device."""
         step = (self.recipe.seed, self.current_epoch, self.trainer.fit_loop.epoch_loop.total_batch_idx + 1)
         generator = torch.Generator().manual_seed(_seed(*step, self.global_rank))
+        batch = self.method.prepare(batch, generator)
         batch = self.recipe.augment(batch, self.method.mean, self.method.std, generator)
         return replace(batch, images=batch.images.contiguous(memory_format=self.precision.memory_format))
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """Run every phase: its losses, their sum's gradient, its optimisers' step."""
+        """Run every phase that has losses: their sum's gradient, its optimisers' step."""
+        torch.manual_seed(_seed(self.recipe.seed, self.current_epoch, batch_idx, self.global_rank))
         if self.recipe.schedule.kind == "halving":
             self._schedule()
         wrapped = dict(zip(self._optimizers, _as_list(self.optimizers()), strict=True))
         for phase in self.method.phases:
             own = [opt for name, opt in wrapped.items() if self.recipe.optimizers[name].phase == phase]
             terms = self.method.losses(batch, phase)
+            if not terms:
+                continue
             total = torch.stack(list(terms.values())).sum()
             self._require_finite(terms, total, batch_idx)
             for optimizer in own:
@@ -88,7 +91,8 @@ class TrainingModule(LightningModule):
         self.log_dict(shown, prog_bar=True, logger=False, batch_size=batch_size)
 
     def _schedule(self) -> None:
-        factor = lr_factor(self.recipe.schedule, self.current_epoch, self.recipe.epochs, self.global_step)
+        step = max(0, self.trainer.fit_loop.epoch_loop.total_batch_idx)  # global_step counts every optimiser's step
+        factor = lr_factor(self.recipe.schedule, self.current_epoch, self.recipe.epochs, step)
         set_learning_rates(self._optimizers, self.recipe.optimizers, factor)
 
     def _require_finite(self, terms: dict[str, Tensor], total: Tensor, batch_idx: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch.optim import Optimizer
@@ -20,7 +21,12 @@ def build_optimizers(method: Method, recipes: dict[str, OptimizerOptions]) -> di
     Raises:
         InputError: when a group asks for an optimiser or a recipe scales a group that does not exist.
     """
-    groups = [group for group in method.parameter_groups() if any(p.requires_grad for p in group.params)]
+    taken = {group: name for name, options in recipes.items() for group in options.takes}
+    groups = [
+        replace(group, optimizer=taken.get(group.name, group.optimizer))
+        for group in method.parameter_groups()
+        if any(p.requires_grad for p in group.params)
+    ]
     for group in groups:
         if group.optimizer not in recipes:
             raise InputError(f"the recipe lacks optimizers.{group.optimizer}, which parameter group {group.name} needs")
@@ -30,7 +36,7 @@ def build_optimizers(method: Method, recipes: dict[str, OptimizerOptions]) -> di
 def _build(name: str, options: OptimizerOptions, groups: list[ParameterGroup]) -> Optimizer:
     own = [group for group in groups if group.optimizer == name]
     known = {group.name for group in own}
-    strange = sorted((set(options.lr_scale) | set(options.weight_decay_scale)) - known)
+    strange = sorted({*options.lr_scale, *options.weight_decay_scale, *options.takes} - known)
     if strange or not own:
         raise InputError(
             f"optimizers.{name}: {f'no parameter group {strange[0]}' if strange else 'no parameters to optimise'} "
@@ -60,7 +66,7 @@ def lr_factor(schedule: Schedule, epoch: int, epochs: int, step: int = 0) -> flo
         schedule: see `Schedule`.
         epoch: 0-based.
         epochs: their number, the end of a cosine.
-        step: optimiser steps done so far, for `halving`.
+        step: batches trained on so far, for `halving`.
     """
     if schedule.kind == "halving":
         return 0.5 ** (step // schedule.halve_every)

@@ -19,6 +19,7 @@ from vireid.bundle import BundleCard
 from vireid.data import find_dataset, open_dataset
 from vireid.data.datamodule import TrainingData, describe_split
 from vireid.data.findings import count_findings
+from vireid.embedder import pose_notice
 from vireid.environment import describe_environment, git_commit
 from vireid.errors import InputError
 from vireid.evaluation.evaluate import find_protocol
@@ -31,6 +32,9 @@ from vireid.synth.dataset import CARD
 from vireid.training.callbacks import Bundles, LossBar
 from vireid.training.checkpoint import AtomicCheckpointIO, latest_checkpoint
 from vireid.training.module import TrainingModule
+from vireid.training.refine import FeatureSequences, RefinerBundles, RefinerModule, resolve_encoder
+
+Data = TrainingData | FeatureSequences
 
 
 def train(recipe: Recipe, run: Path, *, console: Console | None = None, devices: int = 1, num_nodes: int = 1) -> Path:
@@ -52,7 +56,7 @@ def train(recipe: Recipe, run: Path, *, console: Console | None = None, devices:
     if (run / "recipe.yaml").exists():
         raise InputError(f"run folder {run} holds a run already: pass --resume {run}, or another --out")
     data = recipe.data.model_copy(update={"root": _require_root(recipe).resolve()})
-    recipe = recipe.model_copy(update={"data": data})
+    recipe = resolve_encoder(recipe.model_copy(update={"data": data}))
     write_text(run / "recipe.yaml", save_recipe(recipe))
     write_text(run / "environment.json", json.dumps(describe_environment(), indent=2) + "\n")
     return _fit(recipe, run, None, console or Console(), devices, num_nodes)
@@ -80,9 +84,12 @@ def _fit(recipe: Recipe, run: Path, checkpoint: Path | None, console: Console, d
     records = open_records(recipe)
     with _cache_progress(console) as progress:
         task = progress.add_task("decoding", visible=False, total=None)
-        data = TrainingData(
-            recipe, records, lambda done, total: progress.update(task, completed=done, total=total, visible=True)
-        )
+
+        def show(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total, visible=True)
+
+        refines = recipe.encoder is not None
+        data = FeatureSequences(recipe, records, run, show) if refines else TrainingData(recipe, records, show)
         data.setup()
     method = build(
         recipe.method,
@@ -91,18 +98,23 @@ def _fit(recipe: Recipe, run: Path, checkpoint: Path | None, console: Console, d
         terms={name: term.model_dump() for name, term in recipe.terms.items()},
         **recipe.options.model_dump(),
     )
+    if isinstance(data, FeatureSequences):
+        data.attach(method, trained=checkpoint is not None)
     precision = choose_precision(method, default_device(), recipe.precision)
     protocol = find_protocol(recipe.validation.protocol or find_dataset(recipe.data.name).protocols[0])
-    module = TrainingModule(method, recipe, precision, data.label_map.digest)
-    bundles = Bundles(run, recipe, _card(recipe, data, method), records, protocol, console)
+    module = (RefinerModule if refines else TrainingModule)(method, recipe, precision, data.label_map.digest)
+    card = _card(recipe, data, method)
+    bundles = (RefinerBundles if refines else Bundles)(run, recipe, card, records, protocol, console)
     _announce(recipe, data, bundles, precision, console)
+    if notice := pose_notice(method, data.records.keypoints, len(data.records)):
+        console.print(f"[yellow]without pose:[/yellow] {notice}", soft_wrap=True)
     with _quiet_lightning():
         trainer = _trainer(recipe, run, data.steps, bundles, precision, devices, num_nodes)
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     return run / "last.safetensors"
 
 
-def _announce(recipe: Recipe, data: TrainingData, bundles: Bundles, precision: Precision, console: Console) -> None:
+def _announce(recipe: Recipe, data: Data, bundles: Bundles, precision: Precision, console: Console) -> None:
     """Print what is about to be trained, and every count that differs from what was published or expected."""
     console.print(f"training {recipe.method} on {recipe.data.name}: {describe_split(data.records)}", soft_wrap=True)
     expected = "" if recipe.expected_steps is None else f" (the recipe expects {recipe.expected_steps})"
@@ -154,7 +166,7 @@ def _trainer(
     )
 
 
-def _card(recipe: Recipe, data: TrainingData, method: Method) -> BundleCard:
+def _card(recipe: Recipe, data: Data, method: Method) -> BundleCard:
     return BundleCard(
         method=recipe.method,
         options=recipe.options.model_dump(mode="json"),

@@ -1,0 +1,228 @@
+"""Training a refiner on the frozen features of an encoder, in the loop that trains every method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from numpy.typing import NDArray
+from rich.console import Console
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Generator, Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from vireid.bundle import BundleCard, bundle_digest
+from vireid.data.datamodule import ImageBatches, image_source, loader, thin
+from vireid.data.images import Progress
+from vireid.data.sampler import epoch_batches
+from vireid.data.sequences import epoch_sequences, steps_per_epoch
+from vireid.embedder import Embedder
+from vireid.errors import InputError
+from vireid.evaluation.command import resolve_bundle
+from vireid.evaluation.evaluate import FeatureTable
+from vireid.evaluation.protocols import Protocol
+from vireid.evaluation.refine import Refinement
+from vireid.files import replacing
+from vireid.methods import Method, Refiner, method_class
+from vireid.methods.nformer import NFormer
+from vireid.recipe import Recipe
+from vireid.records import Batch, LabelMap, Records
+from vireid.training.callbacks import Bundles
+from vireid.training.module import TrainingModule
+from vireid.training.projection import train_projection
+
+TABLE = "features.safetensors"
+
+
+def resolve_encoder(recipe: Recipe) -> Recipe:
+    """Return a refiner's recipe with the encoder's bundle, image size and feature width filled in.
+
+    Raises:
+        InputError: for a refiner without an encoder, an encoder without a refiner, or a refiner as encoder.
+    """
+    if not issubclass(method_class(recipe.method), Refiner):
+        if recipe.encoder is not None:
+            raise InputError(f"method {recipe.method} refines no features: drop encoder={recipe.encoder}")
+        return recipe
+    if recipe.encoder is None:
+        raise InputError(f"{recipe.method} refines the features of a trained model: pass --set encoder=RUN_OR_BUNDLE")
+    bundle = resolve_bundle(recipe.encoder).resolve()
+    encoder = Embedder.load(bundle)
+    data = recipe.data.model_copy(update={"image_size": encoder.image_size})
+    options = recipe.options.model_copy(update={"input_dim": encoder.method.embedding_dim})
+    return recipe.model_copy(update={"encoder": bundle, "data": data, "options": options})
+
+
+class Pool(NamedTuple):
+    """What an epoch's sequences are drawn from: features (P, D) of the encoder and their columns (P,)."""
+
+    features: Tensor
+    pid: Tensor
+    camid: Tensor
+    modality: Tensor
+
+
+class FeatureSequences(LightningDataModule):
+    """The training split of a data set as features, batched by neighbourhood.
+
+    The features of the images as they are lie in the run folder; with `sequences.pool_views=train` every epoch
+    embeds new augmented views of the rows that the sampler draws.
+
+    Attributes:
+        records: the training rows.
+        label_map: contiguous labels of the sorted identities.
+        digest: the encoder's.
+        steps: batches an epoch.
+    """
+
+    def __init__(self, recipe: Recipe, records: Records, run: Path, progress: Progress | None = None) -> None:
+        super().__init__()
+        assert recipe.encoder is not None
+        train = records.where(split="train")
+        if not len(train):
+            raise InputError(f"data set {recipe.data.name} at {records.root} has no training images")
+        self.recipe, self.run, self.progress = recipe, run, progress
+        self.records = thin(train, recipe)
+        self.label_map = LabelMap.of(self.records.pid)
+        self.labels = self.label_map.labels(self.records.pid)
+        self.encoder, self.digest = Embedder.load(recipe.encoder), bundle_digest(recipe.encoder)
+        views = recipe.sequences.pool_views == "train"
+        self.steps = steps_per_epoch(sum(map(len, self._batches(0))) if views else len(self.records), recipe.sequences)
+        self.method: NFormer | None = None
+
+    def setup(self, stage: str | None = None) -> None:
+        """Embed the training images, unless the run folder holds their features."""
+        path = self.run / TABLE
+        if not path.is_file():
+            features = self.encoder.extract(self.records, cache=self.recipe.data.cache, progress=self.progress)
+            with replacing(path) as temporary:
+                save_file({"global": features["global"].contiguous()}, temporary, metadata={"encoder": self.digest})
+        with safe_open(path, framework="pt") as file:
+            if file.metadata()["encoder"] != self.digest:
+                raise InputError(f"encoder {self.recipe.encoder} has changed since {path} was made: start a new run")
+            self.table: Tensor = file.get_tensor("global")
+
+    def attach(self, method: Method, trained: bool) -> None:
+        """Take the refiner whose projection features go through; train that first, unless a checkpoint brings it."""
+        assert isinstance(method, NFormer)
+        self.method = method
+        if method.projection is not None and not trained:
+            train_projection(method, self.table, self.labels, self.records.modality, self.recipe)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Return the loader of the trainer's current epoch."""
+        assert self.trainer is not None
+        assert self.method is not None
+        epoch, seed = self.trainer.current_epoch, self.recipe.seed
+        pool = self.views(epoch) if self.recipe.sequences.pool_views == "train" else self.images()
+        device = next(self.method.parameters()).device
+        tokens = self.method.project(pool.features.to(device)).cpu()
+        unit = torch.nn.functional.normalize(tokens, dim=1)
+        raw = self.method.options.input_norm == "reference"
+        ranks = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+        batches = epoch_sequences(
+            tokens if raw else unit, pool.modality.numpy(), self.recipe.sequences, seed=seed, epoch=epoch, **ranks
+        )
+        return DataLoader(SequenceBatches(pool._replace(features=tokens), batches), batch_size=None, collate_fn=_as_is)
+
+    def images(self) -> Pool:
+        """Return the pool of all training images as they are."""
+        columns = (self.labels, self.records.camid, self.records.modality)
+        return Pool(self.table, *map(torch.from_numpy, columns))
+
+    def views(self, epoch: int) -> Pool:
+        """Return the pool of one epoch's augmented views."""
+        parts = [self._embed(batch) for batch in self._augmented(epoch)]
+        return Pool(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+    def _augmented(self, epoch: int) -> Iterator[Batch]:
+        source = image_source(self.records, self.recipe.data.image_size, self.recipe.data.cache)
+        dataset = ImageBatches(self.records, source, self.labels)
+        batches = [batch.tolist() for batch in self._batches(epoch)]
+        method = self.encoder.method
+        for step, batch in enumerate(loader(dataset, batches, self.recipe.data.workers)):
+            seed = np.random.SeedSequence((self.recipe.seed, epoch, step)).generate_state(1, np.uint64)[0] >> 1
+            generator = Generator().manual_seed(int(seed))
+            yield self.recipe.augment(batch, method.mean, method.std, generator)
+
+    @torch.inference_mode()
+    def _embed(self, batch: Batch) -> Pool:
+        encoder = self.encoder
+        images = batch.images.to(encoder.device, memory_format=encoder.precision.memory_format)
+        sides = {name: getattr(batch, name) for name in encoder.method.side_inputs}
+        given = {name: value.to(encoder.device) for name, value in sides.items() if value is not None}
+        with encoder.precision.autocast(encoder.device):
+            features = encoder.method.features(images, batch.modality.to(encoder.device), **given)["global"]
+        return Pool(features.cpu(), batch.pid, batch.camid, batch.modality)
+
+    def _batches(self, epoch: int) -> list[NDArray[np.int64]]:
+        return epoch_batches(
+            self.labels, self.records.modality, self.recipe.sampling, seed=self.recipe.seed, epoch=epoch
+        )
+
+
+class SequenceBatches(Dataset[Batch]):
+    """Batches in which a row is a sequence of features, see `Refiner`.
+
+    Args:
+        pool: P features.
+        batches: (B, n) rows of the pool, one array a batch.
+    """
+
+    def __init__(self, pool: Pool, batches: list[NDArray[np.int64]]) -> None:
+        self.pool, self.batches = pool, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> Batch:
+        """Return one batch."""
+        features, pid, camid, modality = (column[torch.from_numpy(self.batches[number])] for column in self.pool)
+        return Batch(features, modality, pid, camid, torch.zeros_like(pid))
+
+
+def _as_is(batch: Any) -> Batch:
+    return batch
+
+
+class RefinerModule(TrainingModule):
+    """Trains a `Refiner`, whose batches hold features: there is nothing to augment."""
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Return the batch."""
+        return batch
+
+
+class RefinerBundles(Bundles):
+    """Evaluates the refined features of the validation images, which are embedded once."""
+
+    def __init__(
+        self, run: Path, recipe: Recipe, card: BundleCard, records: Records, protocol: Protocol, console: Console
+    ) -> None:
+        assert recipe.encoder is not None
+        card = card.model_copy(update={"encoder": bundle_digest(recipe.encoder)})
+        super().__init__(run, recipe, card, records, protocol, console)
+        self._table: FeatureTable | None = None
+
+    def _evaluate(self, module: TrainingModule) -> dict[str, float]:
+        assert isinstance(module.method, NFormer)
+        table = self._table = self._table or self._embed()
+        module.method.eval()
+        metrics = replace(table, refinement=Refinement(module.method)).evaluate(self.protocol).summary.mean()
+        module.method.train()
+        return metrics
+
+    def _embed(self) -> FeatureTable:
+        assert self.recipe.encoder is not None
+        flip, cache = self.recipe.validation.flip, self.recipe.data.cache
+        table = FeatureTable.extract(Embedder.load(self.recipe.encoder), self.records, flip=flip, cache=cache)
+        metrics = table.evaluate(self.protocol).summary.mean()
+        shown = "  ".join(f"{name} {100 * metrics[name]:.1f}" for name in ("rank1", "mAP", "mINP"))
+        self.console.print(f"encoder alone  {self.split} {self.protocol.name}  {shown}")
+        return table
