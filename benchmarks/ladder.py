@@ -50,7 +50,8 @@ def run(
     rung: Annotated[list[str] | None, typer.Option(help="start of a rung's name, tests of it included")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="default: 0, 1, 2")] = None,
     override: Annotated[list[str] | None, typer.Option("--set", help="for every rung, such as epochs=4")] = None,
-    work: Annotated[Path, typer.Option(help="run folders, removed when done")] = Path("runs/ladders"),
+    work: Annotated[Path, typer.Option(help="folder of the runs")] = Path("runs/ladders"),
+    keep: Annotated[bool, typer.Option(help="keep the runs and their bundles")] = False,
 ) -> None:
     """Train and evaluate the rungs of one ladder."""
     definition = yaml.safe_load((HERE / "ladders" / f"{ladder}.yaml").read_text())
@@ -74,7 +75,8 @@ def run(
                 target = result_file(ladder, key, spectrum, number)
                 target.parent.mkdir(exist_ok=True)
                 target.write_text(json.dumps({**entry, "rung": key, **score(folder, more)}, indent=1) + "\n")
-            shutil.rmtree(folder)
+            if not keep:
+                shutil.rmtree(folder)
 
 
 def trainings(definition: dict[str, Any]) -> dict[str, list[str]]:
