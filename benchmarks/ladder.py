@@ -5,8 +5,9 @@
     python benchmarks/ladder.py write                               # docs/results.md from benchmarks/results/*.json
 
 A ladder is a YAML file in benchmarks/ladders: a recipe and, for each rung, the `--set` overrides that make it; a rung
-`{of: RUNG, set: [...]}` is the training of another rung, tested otherwise. A run that has its JSON is skipped, one that
-was interrupted is resumed, so the script can be started again at any time.
+`{of: RUNG, …}` is the training of another rung, tested otherwise: the rest are fields of `EvaluateRequest`, or
+`unrefined: true` for a refiner's encoder. A run that has its JSON is skipped, one that was interrupted is resumed, so
+the script can be started again at any time.
 """
 
 from __future__ import annotations
@@ -24,10 +25,8 @@ import yaml
 from rich.console import Console
 
 from vireid import training
-from vireid.embedder import Embedder
 from vireid.environment import cpu_model, git_commit
-from vireid.evaluation import PRESETS
-from vireid.evaluation.evaluate import FeatureTable
+from vireid.evaluation.command import EvaluateRequest, open_model
 from vireid.recipe import load_recipe, packaged_recipe
 
 app = typer.Typer()
@@ -49,6 +48,7 @@ def run(
     spectrum: Annotated[str, typer.Option(help="nir or lwir")] = "nir",
     rung: Annotated[list[str] | None, typer.Option(help="start of a rung's name, tests of it included")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="default: 0, 1, 2")] = None,
+    encoder: Annotated[Path | None, typer.Option(help="run or bundle that a refiner is trained on")] = None,
     override: Annotated[list[str] | None, typer.Option("--set", help="for every rung, such as epochs=4")] = None,
     work: Annotated[Path, typer.Option(help="folder of the runs")] = Path("runs/ladders"),
     keep: Annotated[bool, typer.Option(help="keep the runs and their bundles")] = False,
@@ -65,7 +65,8 @@ def run(
             started = time.monotonic()
             if not (folder / "recipe.yaml").exists():
                 fixed = [f"data.root={root}", f"data.options.spectrum={spectrum}", f"seed={number}"]
-                changed = [*fixed, "validation.every=0", *changes, *(override or [])]
+                refined = [] if encoder is None else [f"encoder={encoder}"]
+                changed = [*fixed, *refined, "validation.every=0", *changes, *(override or [])]
                 training.train(load_recipe(packaged_recipe(definition["recipe"], "synthetic"), changed), folder)
             else:
                 training.resume(folder)
@@ -84,23 +85,25 @@ def trainings(definition: dict[str, Any]) -> dict[str, list[str]]:
     return {name: rung for name, rung in definition["rungs"].items() if isinstance(rung, list)}
 
 
-def test_rungs(definition: dict[str, Any], trained: str) -> dict[str, list[str]]:
-    """Return the rungs that one training gives, itself first, each with its overrides at test time."""
-    others = {n: r["set"] for n, r in definition["rungs"].items() if isinstance(r, dict) and r["of"] == trained}
-    return {trained: [], **others}
+def test_rungs(definition: dict[str, Any], trained: str) -> dict[str, dict[str, Any]]:
+    """Return the rungs that one training gives, itself first, each with what is different at test time."""
+    tested = {name: dict(rung) for name, rung in definition["rungs"].items() if isinstance(rung, dict)}
+    return {trained: {}, **{name: rung for name, rung in tested.items() if rung.pop("of") == trained}}
 
 
-def score(folder: Path, overrides: list[str]) -> dict[str, Any]:
+def score(folder: Path, changes: dict[str, Any]) -> dict[str, Any]:
     """Evaluate a run's last bundle on the test identities, in both directions and within the visible modality."""
-    recipe = load_recipe(folder / "recipe.yaml", overrides)
-    records = training.open_records(recipe)
-    definition = json.loads((records.root / "synthetic.json").read_text())
-    embedder = Embedder.load(folder / "last.safetensors", options=recipe.options.model_dump(mode="json"))
-    table = FeatureTable.extract(embedder, records.where(split="test"), flip=recipe.validation.flip)
-    metrics = {name: table.evaluate(PRESETS[name]).summary.mean() for name in PROTOCOLS}
+    recipe = load_recipe(folder / "recipe.yaml")
+    asked = {"flip": recipe.validation.flip, **changes}
+    model = recipe.encoder if asked.pop("unrefined", False) else folder
+    options = tuple(f"{key}={value}" for key, value in recipe.data.options.items())
+    data = {"data": recipe.data.name, "root": recipe.data.root, "options": options}
+    request = EvaluateRequest(protocols=PROTOCOLS, **data, **asked)
+    _, table, protocols = open_model(request, model, None)
+    metrics = {p.name: table.evaluate(p, rerank=request.rerank).summary.mean() for p in protocols}
     return {
         "metrics": metrics,
-        "data": definition,
+        "data": json.loads((table.records.root / "synthetic.json").read_text()),
         "epochs": recipe.epochs,
         "commit": git_commit(),
         "cpu": cpu_model(),
