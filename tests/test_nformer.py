@@ -559,6 +559,10 @@ def test_end_to_end(run, trained, tmp_path):
         assert result["refine"].items() >= {"mode": mode, **extra}.items()
     reranked = evaluate(trained, "--rerank", "k-reciprocal", "--roc", target=tmp_path / "rerank.json")
     assert reranked["transductive"]
+    report = CliRunner().invoke(app, ["report", str(trained), "--out", str(tmp_path / "report.html")])
+    assert report.exit_code == 0, report.exception
+    shown = (tmp_path / "report.html").read_text()
+    assert f"{100 * joint['results'][0]['mAP']:.1f}" in shown
 
 
 def test_resumed_run_is_the_uninterrupted_one(trained, tmp_path):

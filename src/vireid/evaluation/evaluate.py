@@ -90,7 +90,7 @@ class FeatureTable:
         records, features = read_features(path)
         unit = torch.nn.functional.normalize(torch.from_numpy(features), dim=1)
         stamp = {"flip": "unknown", "precision": "unknown", "checkpoint": f"features of {path.name}"}
-        return cls(records, {"global": unit}, _cosine_distance, stamp)
+        return cls(records, {"global": unit}, cosine_distance, stamp)
 
     def evaluate(
         self, protocol: Protocol, *, feature: str = "global", rerank: str | None = None, roc: bool = False
@@ -118,7 +118,7 @@ class FeatureTable:
             if self.refinement is None:
                 return _blocks(self.distance, left, right)
             if self.refinement.options.mode != "local":
-                return _blocks(_cosine_distance, left, right)
+                return _blocks(cosine_distance, left, right)
             vectors, kinds = (left["global"], right["global"]), self._modalities(query, gallery)
             return self.refinement.rerank(_blocks(self.distance, left, right), *vectors, *kinds)
 
@@ -199,7 +199,8 @@ def protocol_splits(protocol: Protocol) -> set[str]:
     return {*protocol.query.split, *protocol.gallery.split}
 
 
-def _cosine_distance(query: Features, gallery: Features) -> Tensor:
+def cosine_distance(query: Features, gallery: Features) -> Tensor:
+    """Return (Nq, Ng) cosine distances of `global`, which must be L2-normalised."""
     return 1 - query["global"] @ gallery["global"].T
 
 

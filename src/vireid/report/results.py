@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from torch import Tensor, from_numpy, inference_mode
+from torch import Tensor, inference_mode
 
 from vireid.bundle import BundleCard, read_card
 from vireid.data import find_dataset
 from vireid.data.images import Progress
 from vireid.embedder import Embedder
 from vireid.errors import InputError
-from vireid.evaluation.evaluate import Evaluation, FeatureTable, find_protocol, protocol_splits
+from vireid.evaluation.command import resolve_bundle
+from vireid.evaluation.evaluate import Evaluation, FeatureTable, cosine_distance, find_protocol, protocol_splits
 from vireid.evaluation.presets import PRESETS
 from vireid.evaluation.protocols import Protocol
+from vireid.evaluation.refine import Refinement, RefineOptions
 from vireid.plots import Line
 from vireid.recipe import Recipe, load_recipe
 from vireid.records import Modality, Records
@@ -117,9 +119,9 @@ def both_directions(protocols: list[Protocol]) -> list[Protocol]:
 def distances(table: FeatureTable, feature: str, query: NDArray[np.int64], gallery: NDArray[np.int64]) -> Tensor:
     """Return the method's (Q, G) distances between rows of a table, as `FeatureTable.evaluate` ranks them."""
     used = table.features if feature == "global" else {"global": table.features[feature]}
-    sides = [{name: value[from_numpy(rows)] for name, value in used.items()} for rows in (query, gallery)]
+    measure = table.distance if table.refinement is None else cosine_distance
     with inference_mode():
-        return table.distance(*sides)
+        return measure(*table.sides(used, query, gallery))
 
 
 def read_log(path: Path) -> tuple[dict[str, Line], dict[str, Line]]:
@@ -144,8 +146,10 @@ def _evaluate(
     path: Path, recipe: Recipe, records: Records, protocols: list[Protocol], progress: Progress | None
 ) -> Checkpoint:
     validation, card = recipe.validation, read_card(path)
-    embedder = Embedder.load(path)
-    table = FeatureTable.extract(embedder, records, flip=validation.flip, cache=recipe.data.cache, progress=progress)
+    encoder = path if recipe.encoder is None else resolve_bundle(recipe.encoder)
+    refinement = None if recipe.encoder is None else Refinement.open(path, encoder, RefineOptions())
+    how = {"flip": validation.flip, "cache": recipe.data.cache, "progress": progress}
+    table = replace(FeatureTable.extract(Embedder.load(encoder), records, **how), refinement=refinement)
     results = [table.evaluate(p, feature=validation.feature) for p in protocols]
     return Checkpoint(path.stem, card, table, tuple(results))
 
