@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["METHODS", "Embedder", "InputError", "Modality", "__version__", "load"]
+__all__ = ["METHODS", "Embedder", "Gallery", "InputError", "Modality", "__version__", "load"]
 
 _HOMES = {
     "METHODS": "vireid.methods",
     "Embedder": "vireid.embedder",
+    "Gallery": "vireid.gallery",
     "InputError": "vireid.errors",
     "Modality": "vireid.records",
 }
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from vireid.embedder import Embedder
     from vireid.errors import InputError
+    from vireid.gallery import Gallery
     from vireid.methods import METHODS
     from vireid.records import Modality
 

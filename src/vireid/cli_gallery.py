@@ -1,0 +1,350 @@
+"""`vireid gallery`, `vireid calibrate`: parse, call, print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+from pydantic import BaseModel, ValidationError
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from vireid.cli_guard import GalleryOption, audit_app, cameras_app, keys_app
+from vireid.errors import InputError
+from vireid.files import write_text
+
+if TYPE_CHECKING:
+    from vireid.data.images import Progress as Report
+    from vireid.gallery import Gallery, Receipt, Reranker, SearchResult
+
+gallery_app = typer.Typer(help="Make, fill, search and clear a gallery of person crops.", no_args_is_help=True)
+console = Console()
+
+Model = TypeVar("Model", bound=BaseModel)
+
+BundleOption = Annotated[Path | None, typer.Option("--bundle", help="bundle that embeds its pictures")]
+Purpose = Annotated[str, typer.Option(help="what this is done for; the audit log keeps it")]
+Case = Annotated[str, typer.Option(help="case reference; the audit log keeps it")]
+Cameras = Annotated[list[str] | None, typer.Option("--camera", help="camera, repeated for several")]
+Tracks = Annotated[list[str] | None, typer.Option("--track", help="track, repeated for several")]
+Persons = Annotated[list[str] | None, typer.Option("--person", help="person label, repeated for several")]
+Start = Annotated[str | None, typer.Option(help="earliest time, ISO 8601 with zone")]
+End = Annotated[str | None, typer.Option(help="latest time, ISO 8601 with zone")]
+ReceiptOption = Annotated[Path | None, typer.Option("--receipt", help="also write the receipt to this JSON file")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of the gallery to an app."""
+    app.add_typer(gallery_app, name="gallery")
+    app.command()(calibrate)
+    gallery_app.add_typer(cameras_app, name="cameras")
+    app.add_typer(audit_app, name="audit")
+    app.add_typer(keys_app, name="keys")
+
+
+@gallery_app.command()
+def create(
+    gallery: GalleryOption,
+    bundle: BundleOption = None,
+    dim: Annotated[int | None, typer.Option(help="length of the vectors, in place of a bundle")] = None,
+    name: Annotated[str | None, typer.Option(help="for people; default: the folder's name")] = None,
+    purpose: Annotated[str, typer.Option(help="what the gallery is for")] = "",
+    retention_days: Annotated[float | None, typer.Option(help="delete older items at `retain`; default: keep")] = None,
+    dtype: Annotated[str, typer.Option(help="float32 or float16, which halves the space")] = "float32",
+    engine: Annotated[str, typer.Option(help="flat, or milvus:URI")] = "flat",
+    require_purpose: Annotated[bool, typer.Option(help="refuse searches without purpose and case")] = True,
+) -> None:
+    """Make an empty gallery in a folder, or in PostgreSQL.
+
+    Example: `vireid gallery create --gallery station --bundle best.safetensors --retention-days 3`
+    """
+    from vireid.gallery import Gallery
+
+    options: dict[str, Any] = {"dtype": dtype, "engine": engine, "require_purpose": require_purpose}
+    options |= {"purpose": purpose, "retention_days": retention_days, "name": name}
+    with Gallery.create(gallery, bundle=bundle, dim=dim, **options) as made:
+        console.print(f"gallery {made.settings.name} at {gallery}, vectors of {made.settings.dim}", soft_wrap=True)
+    console.print(f"next: vireid ingest VIDEO --camera gate --gallery {gallery}", soft_wrap=True)
+
+
+@gallery_app.command()
+def add(
+    source: Annotated[Path, typer.Argument(help="folder of person crops, or a manifest")],
+    gallery: GalleryOption,
+    bundle: BundleOption = None,
+    camera: Annotated[list[str] | None, typer.Option(help="name of the camera; for a manifest CAMID=NAME")] = None,
+    modality: Annotated[str, typer.Option(help="visible, infrared, or auto: by whether the channels differ")] = "auto",
+    start: Annotated[str | None, typer.Option(help="ISO 8601 time with zone of the pictures")] = None,
+) -> None:
+    """Store pictures that are cut out already, one person each; `--bundle` makes the gallery where there is none.
+
+    Example: `vireid gallery add crops/ --gallery station --bundle best.safetensors --camera gate --modality visible`
+    """
+    from vireid.gallery import Gallery
+
+    try:
+        from vireid.ingest import Plan, ingest
+    except ModuleNotFoundError as error:
+        raise InputError(f"gallery add needs {error.name}: pip install 'vireid[video]'") from error
+    if bundle is not None and not Gallery.exists(gallery):
+        Gallery.create(gallery, bundle=bundle).close()
+    with Gallery.open(gallery) as target, _progress("embedding") as report:
+        if bundle is not None:
+            target.configure(bundle=bundle)
+        plan = Plan.of(camera=tuple(camera or ()), modality=modality, start=start)
+        outcome = ingest(target, source, plan, report=lambda done, total, _: report(done, total))
+    for notice in outcome.notices:
+        console.print(f"[yellow]note:[/yellow] {escape(notice)}", soft_wrap=True, highlight=False)
+    console.print(f"{outcome.tally.items} items in {gallery}, {outcome.tally.damaged} files skipped", soft_wrap=True)
+
+
+@gallery_app.command()
+def search(
+    gallery: GalleryOption,
+    image: Annotated[Path | None, typer.Argument(help="picture of one person, cut out")] = None,
+    item: Annotated[str | None, typer.Option(help="search with a stored item in place of a picture")] = None,
+    modality: Annotated[str, typer.Option(help="sensor of the picture: visible or infrared")] = "infrared",
+    top: Annotated[int, typer.Option(help="tracks to show")] = 20,
+    purpose: Purpose = "",
+    case: Case = "",
+    camera: Cameras = None,
+    among: Annotated[str | None, typer.Option(help="only visible, or only infrared items")] = None,
+    start: Start = None,
+    end: End = None,
+    person: Persons = None,
+    rerank: Annotated[str | None, typer.Option(help="k-reciprocal, or parts: the method's own distance")] = None,
+    refine: Annotated[Path | None, typer.Option(help="bundle of a refiner such as nformer, to re-rank with")] = None,
+    below: Annotated[bool, typer.Option("--below", help="also show candidates below the threshold")] = False,
+    sheet: Annotated[Path | None, typer.Option(help="contact sheet to write, .png or .html")] = None,
+) -> None:
+    """Rank the tracks that resemble a person: candidates for people to check, never an identification.
+
+    Example: `vireid gallery search night.jpg --gallery station --modality infrared --top 20
+    --purpose "lost child" --case 2026-117 --among visible --sheet sheet.html`
+    """
+    from vireid.gallery import Filter, Gallery, Query, Use, contact_sheet
+
+    if (image is None) == (item is None):
+        raise InputError("search with a picture or with --item ID, one of the two")
+    where = build(Filter, cameras=camera, modality=among, start=start, end=end, persons=person)
+    use = build(Use, purpose=purpose, case=case)
+    with _progress("reading vectors") as report, Gallery.open(gallery, progress=report) as opened:
+        query = Query.from_item(opened, item) if item else Query.from_image(str(image), modality, opened.embedder())
+        again = rerank if refine is None else _refiner(refine, opened)
+        result = opened.search(query, use=use, k=top, where=where, rerank=again, include_below=below)
+        if sheet is not None:
+            contact_sheet(opened, result, sheet)
+    _print_candidates(result)
+
+
+@gallery_app.command()
+def delete(
+    gallery: GalleryOption,
+    item: Annotated[list[str] | None, typer.Option(help="item, repeated for several")] = None,
+    camera: Cameras = None,
+    track: Tracks = None,
+    person: Persons = None,
+    start: Start = None,
+    end: End = None,
+    everything: Annotated[bool, typer.Option("--everything", help="the whole gallery; the audit log stays")] = False,
+    purpose: Purpose = "",
+    case: Case = "",
+    receipt: ReceiptOption = None,
+) -> None:
+    """Delete items by id, or those that meet every given condition, or with `--everything` the gallery itself.
+
+    Example: `vireid gallery delete --gallery station --camera gate --end 2026-05-01T00:00:00Z --purpose expired`
+    """
+    from vireid.gallery import Filter, Gallery, Use
+
+    use = build(Use, purpose=purpose, case=case)
+    where = build(Filter, cameras=camera, tracks=track, persons=person, start=start, end=end)
+    if everything:
+        if item or not where.is_empty:
+            raise InputError("--everything deletes the gallery: leave the conditions out, or --everything")
+        _print_receipt(Gallery.destroy(gallery, use), receipt)
+        return
+    with Gallery.open(gallery) as opened:
+        which: dict[str, Any] = {"ids": item} if item else {"where": where}
+        _print_receipt(opened.delete(use, **which), receipt)
+
+
+@gallery_app.command()
+def erase(
+    gallery: GalleryOption,
+    person: Annotated[str | None, typer.Option(help="person label")] = None,
+    track: Annotated[str | None, typer.Option(help="track")] = None,
+    camera: Annotated[str | None, typer.Option(help="camera")] = None,
+    purpose: Purpose = "",
+    case: Case = "",
+    receipt: ReceiptOption = None,
+) -> None:
+    """Delete all that is stored of one person, track or camera, and give a receipt.
+
+    Example: `vireid gallery erase --gallery station --person 17 --case "request 4" --receipt receipt.json`
+    """
+    from vireid.gallery import Gallery, Use
+
+    with Gallery.open(gallery) as opened:
+        use = build(Use, purpose=purpose, case=case)
+        _print_receipt(opened.erase(use, person=person, track=track, camera=camera), receipt)
+
+
+@gallery_app.command()
+def retain(gallery: GalleryOption, receipt: ReceiptOption = None) -> None:
+    """Delete what is past its retention; run it daily.
+
+    Example: `vireid gallery retain --gallery station`
+    """
+    from vireid.gallery import Gallery, Use
+
+    with Gallery.open(gallery) as opened:
+        _print_receipt(opened.retain(Use(purpose="retention", case="")), receipt)
+
+
+@gallery_app.command()
+def export(
+    gallery: GalleryOption,
+    out: Annotated[Path, typer.Option("--out", help="new folder, or .zip file")],
+    person: Annotated[str | None, typer.Option(help="person label")] = None,
+    track: Annotated[str | None, typer.Option(help="track")] = None,
+    purpose: Purpose = "",
+    case: Case = "",
+) -> None:
+    """Write all that is stored of one person or track; tracks are candidates until two people have confirmed them.
+
+    Example: `vireid gallery export --gallery station --person 17 --out 17.zip --purpose access --case "request 4"`
+    """
+    from vireid.gallery import Gallery, Use, export_subject
+
+    with Gallery.open(gallery) as opened:
+        written = export_subject(opened, out, build(Use, purpose=purpose, case=case), person=person, track=track)
+    console.print(f"exported to {written}", soft_wrap=True)
+
+
+@gallery_app.command()
+def stats(gallery: GalleryOption) -> None:
+    """Show what a gallery holds.
+
+    Example: `vireid gallery stats --gallery station`
+    """
+    from vireid.gallery import Gallery
+
+    with Gallery.open(gallery) as opened:
+        found, settings, calibration = opened.stats(), opened.settings, opened.calibration
+    table = Table("camera", "items", "tracks", "first", "last", "in the register")
+    for entry in found.cameras:
+        times = (f"{time:%Y-%m-%d %H:%M}" if time else "unknown" for time in (entry.first, entry.last))
+        known = "yes" if entry.camera.described else "[yellow]describe it[/yellow]"
+        table.add_row(escape(entry.camera.id), str(entry.items), str(entry.tracks), *times, known)
+    console.print(table)
+    modalities = ", ".join(f"{count} {name}" for name, count in sorted(found.by_modality.items()))
+    console.print(
+        f"{found.items} items ({modalities or 'none'}), {found.tracks} tracks, {found.persons} labelled persons, "
+        f"{found.bytes_on_disk / 1e6:.1f} MB, engine {settings.engine}, "
+        f"{'calibrated' if calibration else 'not calibrated'}",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+@gallery_app.command()
+def maintain(gallery: GalleryOption) -> None:
+    """Give the space of deleted items back to the disk.
+
+    Example: `vireid gallery maintain --gallery station`
+    """
+    from vireid.gallery import Gallery
+
+    with Gallery.open(gallery) as opened:
+        opened.maintain()
+        console.print(f"{opened.stats().bytes_on_disk / 1e6:.1f} MB on disk")
+
+
+def calibrate(
+    gallery: GalleryOption,
+    root: Annotated[Path, typer.Option("--root", help="labelled pictures: several people before several cameras")],
+    data: Annotated[str, typer.Option("--data", help="data set: see `vireid data list`")] = "manifest",
+    target_fpr: Annotated[float, typer.Option(help="share of pairs of two people that may pass")] = 1e-3,
+    figure: Annotated[Path | None, typer.Option(help="draw the ROC into this .png or .svg")] = None,
+) -> None:
+    """Learn from labelled pictures what a gallery's similarities mean, and when to say that there is no match.
+
+    Example: `vireid calibrate --gallery station --root labelled/ --target-fpr 0.001 --figure roc.png`
+    """
+    from vireid.data import open_dataset
+    from vireid.gallery import Gallery
+    from vireid.gallery import calibrate as fit
+    from vireid.gallery.figures import roc_figure
+
+    with Gallery.open(gallery) as opened, _progress("embedding") as report:
+        result = fit(opened, open_dataset(data, root), target_fpr=target_fpr, progress=report)
+    table = Table("pair", "genuine", "impostor", "EER", f"found at {target_fpr:g} false")
+    for name, pair in sorted(result.pairs.items()):
+        table.add_row(name, str(pair.num_genuine), str(pair.num_impostor), f"{pair.eer:.1%}", f"{pair.tpr:.1%}")
+    console.print(table)
+    if figure is not None:
+        roc_figure(result).savefig(figure, dpi=150)
+
+
+def build(model: type[Model], **values: Any) -> Model:
+    """Return a model of a user's values.
+
+    Raises:
+        InputError: for a value that does not fit.
+    """
+    from vireid.methods import describe
+
+    try:
+        return model(**values)
+    except ValidationError as error:
+        raise InputError(f"cannot use {describe(error)}") from error
+
+
+def _refiner(bundle: Path, gallery: Gallery) -> Reranker:
+    from vireid.evaluation.refine import Refinement, RefineOptions
+    from vireid.gallery import NFormerReranker
+
+    return NFormerReranker(Refinement.open(bundle, Path(gallery.settings.bundle), RefineOptions(mode="local")))
+
+
+def _print_candidates(result: SearchResult) -> None:
+    console.print(result.message, soft_wrap=True)
+    if not result.candidates:
+        return
+    table = Table("rank", "score", "strangers as alike", "camera", "sensor", "time", "track", "item", "verified")
+    for c in result.candidates:
+        time = f"{c.item.time:%Y-%m-%d %H:%M:%S}" if c.item.time else "unknown"
+        score = "not calibrated" if c.score is None else f"{c.score:.0%}"
+        strangers = "" if c.false_positive_rate is None else f"1 in {1 / c.false_positive_rate:,.0f}"
+        names = (escape(c.item.camera), str(c.item.modality), time, escape(c.track.id), escape(c.item.id))
+        table.add_row(str(c.rank), score, strangers, *names, c.state)
+    console.print(table)
+
+
+def _print_receipt(receipt: Receipt, file: Path | None) -> None:
+    if file is not None:
+        write_text(file, receipt.model_dump_json(indent=1))
+    console.print(
+        f"{receipt.items} items, {receipt.crops} crops and {receipt.tracks} tracks deleted; {receipt.remarks}\n"
+        f"audit entry {receipt.entry}",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+@contextmanager
+def _progress(text: str) -> Iterator[Report]:
+    columns = (TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(text, total=None, visible=False)
+
+        def advance(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total, visible=True)
+
+        yield advance

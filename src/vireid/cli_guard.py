@@ -1,0 +1,169 @@
+"""`vireid audit`, `vireid keys`, `vireid gallery cameras`: who may do what, and who has done what."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from vireid.errors import InputError
+
+audit_app = typer.Typer(help="Read and check the audit log of a gallery.", no_args_is_help=True)
+keys_app = typer.Typer(help="API keys of a gallery's service.", no_args_is_help=True)
+cameras_app = typer.Typer(help="The camera register of a gallery.", no_args_is_help=True)
+console = Console()
+
+GalleryOption = Annotated[str, typer.Option("--gallery", help="folder or postgresql:// URL of the gallery")]
+
+
+@audit_app.command("verify")
+def audit_verify(
+    gallery: Annotated[str | None, typer.Option("--gallery", help="gallery, also one that was deleted")] = None,
+    file: Annotated[Path | None, typer.Option(help="an exported log in place of a gallery's")] = None,
+    noted: Annotated[str | None, typer.Option(help="a hash noted earlier, which the log must still hold")] = None,
+) -> None:
+    """Check that no entry was changed, removed or reordered; exit code 1 names the first broken entry.
+
+    Example: `vireid audit verify --gallery station --noted 81d297…`
+    """
+    from vireid.gallery import AuditLog, verify_lines
+
+    if (gallery is None) == (file is None):
+        raise InputError("name a gallery or an exported log, one of the two")
+    result = AuditLog.beside(gallery).verify(noted) if gallery else verify_lines(_lines(file), noted)
+    if result.broken is not None:
+        console.print(f"[red]entry {result.broken} is broken[/red]: the {result.entries} before it are in order")
+        raise typer.Exit(1)
+    if not result.holds_noted:
+        console.print(f"[red]cut short[/red]: none of {result.entries} entries has the hash {noted}", soft_wrap=True)
+        raise typer.Exit(1)
+    console.print(f"[green]{result.entries} entries in order[/green], head {result.head}", soft_wrap=True)
+
+
+@audit_app.command("export")
+def audit_export(
+    gallery: GalleryOption,
+    out: Annotated[Path | None, typer.Option("--out", help="file of JSON lines; default: standard output")] = None,
+) -> None:
+    """Write the log as JSON lines, one entry a line, with its hashes.
+
+    Example: `vireid audit export --gallery station --out audit.jsonl`
+    """
+    from vireid.files import replacing
+    from vireid.gallery import AuditLog
+
+    log = AuditLog.beside(gallery)
+    if out is None:
+        log.export(sys.stdout)
+        return
+    with replacing(out) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        count = log.export(stream)
+    console.print(f"{count} entries in {out}", soft_wrap=True)
+
+
+@keys_app.command("create")
+def keys_create(
+    gallery: GalleryOption,
+    user: Annotated[str, typer.Option(help="the person who will hold the key")],
+    role: Annotated[str, typer.Option(help="viewer, operator or admin")] = "viewer",
+) -> None:
+    """Make a key; it is shown once.
+
+    Example: `vireid keys create --gallery station --user "A. Meyer" --role operator`
+    """
+    from vireid.gallery import Gallery, Use
+
+    with Gallery.open(gallery) as opened:
+        key, secret = opened.keys.create(user, role)
+        details = {"key": key.id, "user": key.user, "role": key.role.value}
+        opened.audit.append("create key", Use(purpose="", case=""), details=details)
+    console.print(f"{key.role} key {key.id} for {escape(user)}; note it now, it is not shown again:", soft_wrap=True)
+    console.print(secret, soft_wrap=True, highlight=False)
+
+
+@keys_app.command("list")
+def keys_list(gallery: GalleryOption) -> None:
+    """List the keys, without their secrets.
+
+    Example: `vireid keys list --gallery station`
+    """
+    from vireid.gallery import Gallery
+
+    table = Table("key", "user", "role", "created", "revoked")
+    with Gallery.open(gallery) as opened:
+        for key in opened.keys.list():
+            revoked = f"{key.revoked:%Y-%m-%d %H:%M}" if key.revoked else ""
+            table.add_row(key.id, escape(key.user), key.role, f"{key.created:%Y-%m-%d %H:%M}", revoked)
+    console.print(table)
+
+
+@keys_app.command("revoke")
+def keys_revoke(
+    gallery: GalleryOption, key: Annotated[str, typer.Argument(help="id of the key, see `vireid keys list`")]
+) -> None:
+    """End a key at once and for good.
+
+    Example: `vireid keys revoke 29a89cabb9d8 --gallery station`
+    """
+    from vireid.gallery import Gallery, Use
+
+    with Gallery.open(gallery) as opened:
+        revoked = opened.keys.revoke(key)
+        opened.audit.append("revoke key", Use(purpose="", case=""), details={"key": revoked.id, "user": revoked.user})
+    console.print(f"key {revoked.id} of {escape(revoked.user)} is revoked", soft_wrap=True)
+
+
+@cameras_app.command("list")
+def cameras_list(gallery: GalleryOption) -> None:
+    """Show the camera register.
+
+    Example: `vireid gallery cameras list --gallery station`
+    """
+    from vireid.gallery import Gallery
+
+    table = Table("camera", "place", "purpose", "legal basis", "retention")
+    with Gallery.open(gallery) as opened:
+        for camera in opened.cameras.list():
+            days = "the gallery's" if camera.retention_days is None else f"{camera.retention_days:g} days"
+            missing = "[yellow]describe it[/yellow]"
+            texts = (escape(text) or missing for text in (camera.place, camera.purpose, camera.legal_basis))
+            table.add_row(escape(camera.id), *texts, days)
+    console.print(table)
+
+
+@cameras_app.command("describe")
+def cameras_describe(
+    camera: Annotated[str, typer.Argument(help="id of the camera")],
+    gallery: GalleryOption,
+    place: Annotated[str, typer.Option(help="where it stands")],
+    purpose: Annotated[str, typer.Option(help="what it films for")],
+    legal_basis: Annotated[str, typer.Option(help="on what legal basis")],
+    retention_days: Annotated[float | None, typer.Option(help="default: the gallery's")] = None,
+) -> None:
+    """Enter a camera in the register, or replace what it says.
+
+    Example: `vireid gallery cameras describe gate --gallery station --place "north gate" --purpose "lost persons"
+    --legal-basis "GDPR Art. 6(1)(e)" --retention-days 3`
+    """
+    from vireid.cli_gallery import build
+    from vireid.gallery import Camera, Gallery, Use
+
+    texts = {"place": place, "purpose": purpose, "legal_basis": legal_basis}
+    entry = build(Camera, id=camera, retention_days=retention_days, **texts)
+    with Gallery.open(gallery) as opened:
+        opened.cameras.put(entry)
+        opened.audit.append("describe camera", Use(purpose="", case=""), details=entry.model_dump(mode="json"))
+    console.print(f"camera {escape(camera)} is in the register", soft_wrap=True)
+
+
+def _lines(file: Path | None) -> Iterator[str]:
+    if file is None or not file.is_file():
+        raise InputError(f"{file}: no such exported log")
+    with file.open(encoding="utf-8") as lines:
+        yield from lines

@@ -1,0 +1,45 @@
+"""The camera register: where each camera stands, what for, on what legal basis, how long its pictures stay."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import select
+
+from vireid.errors import InputError
+from vireid.gallery.database import Database
+from vireid.gallery.schema import CameraRow
+from vireid.gallery.types import Camera
+
+
+class CameraRegister:
+    """The cameras of one gallery."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def list(self) -> list[Camera]:
+        """Return all cameras by id, those that nobody has described yet too."""
+        with self._database.read() as records:
+            return [_camera(row) for row in records.execute(select(CameraRow).order_by(CameraRow.id))]
+
+    def get(self, camera_id: str) -> Camera:
+        """Return one camera.
+
+        Raises:
+            InputError: when it is not in the register.
+        """
+        with self._database.read() as records:
+            row = records.execute(select(CameraRow).where(CameraRow.id == camera_id)).first()
+        if row is None:
+            raise InputError(f"there is no camera {camera_id!r} in this gallery: see `vireid gallery cameras`")
+        return _camera(row)
+
+    def put(self, camera: Camera) -> None:
+        """Enter a camera, or replace what the register says about it."""
+        with self._database.write() as session:
+            session.merge(CameraRow(**camera.model_dump()))
+
+
+def _camera(row: Any) -> Camera:
+    return Camera(**{name: getattr(row, name) for name in Camera.model_fields})

@@ -1,0 +1,157 @@
+"""Two people, not one program, decide whether a candidate is the person asked for.
+
+candidate -> confirmed once -> confirmed, by two distinct users; rejected from either of the first two. Confirmed and
+rejected are final. (EU AI Act, Article 14(5): no action on a match without separate verification by two persons.)
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from sqlalchemy import Connection, select
+from sqlalchemy.orm import Session
+
+from vireid.errors import InputError
+from vireid.gallery.audit import AuditLog
+from vireid.gallery.database import Database, lock_writers
+from vireid.gallery.schema import ConfirmationRow, TrackRow
+from vireid.gallery.types import Confirmation, State, Use, from_milliseconds, to_milliseconds, utc_now
+
+
+class Confirmations:
+    """The candidates of one gallery that people verify."""
+
+    def __init__(self, database: Database, audit: AuditLog) -> None:
+        self._database = database
+        self._audit = audit
+
+    def propose(self, query: str, track: str, use: Use) -> Confirmation:
+        """Put a track forward as showing the person of a query, in the case of `use`; once is enough.
+
+        Args:
+            query: fingerprint of the query, `SearchResult.query`.
+            track: id of the candidate's track.
+            use: who and in which case.
+
+        Raises:
+            InputError: when there is no such track.
+        """
+        with self._database.write() as session:
+            lock_writers(session)
+            if session.get(TrackRow, track) is None:
+                raise InputError(f"there is no track {track!r} in this gallery: it may have been deleted")
+            same = (ConfirmationRow.case == use.case, ConfirmationRow.query == query, ConfirmationRow.track == track)
+            row = session.scalars(select(ConfirmationRow).where(*same)).first()
+            if row is not None:
+                return _confirmation(row)
+            row = ConfirmationRow(
+                id=secrets.token_hex(8),
+                case=use.case,
+                query=query,
+                track=track,
+                state=State.CANDIDATE.value,
+                proposed_by=use.user,
+                verified_by=[],
+                changed=to_milliseconds(utc_now()),
+            )
+            session.add(row)
+            result = _confirmation(row)
+        self._log("propose", use, result)
+        return result
+
+    def confirm(self, confirmation_id: str, use: Use) -> Confirmation:
+        """Verify a candidate; the second verification must come from another user.
+
+        Raises:
+            InputError: when this user has verified it already, or it is decided.
+        """
+        with self._database.write() as session:
+            row = _undecided(session, confirmation_id)
+            if use.user in row.verified_by:
+                raise InputError(f"{use.user} has verified this candidate already: a second person must confirm it")
+            row.state = (State.CONFIRMED if row.verified_by else State.CONFIRMED_ONCE).value
+            row.verified_by = [*row.verified_by, use.user]
+            row.changed = to_milliseconds(utc_now())
+            result = _confirmation(row)
+        self._log("confirm", use, result)
+        return result
+
+    def reject(self, confirmation_id: str, use: Use) -> Confirmation:
+        """Decide that a candidate shows somebody else.
+
+        Raises:
+            InputError: when it is decided already.
+        """
+        with self._database.write() as session:
+            row = _undecided(session, confirmation_id)
+            row.state, row.rejected_by = State.REJECTED.value, use.user
+            row.changed = to_milliseconds(utc_now())
+            result = _confirmation(row)
+        self._log("reject", use, result)
+        return result
+
+    def get(self, confirmation_id: str) -> Confirmation:
+        """Return one.
+
+        Raises:
+            InputError: when there is none of this id.
+        """
+        with self._database.read() as records:
+            row = records.execute(select(ConfirmationRow).where(ConfirmationRow.id == confirmation_id)).first()
+        if row is None:
+            raise _missing(confirmation_id)
+        return _confirmation(row)
+
+    def list(
+        self, case: str | None = None, track: str | None = None, state: State | str | None = None
+    ) -> list[Confirmation]:
+        """Return those that meet every given condition, oldest change first."""
+        statement = select(ConfirmationRow).order_by(ConfirmationRow.changed, ConfirmationRow.id)
+        if case is not None:
+            statement = statement.where(ConfirmationRow.case == case)
+        if track is not None:
+            statement = statement.where(ConfirmationRow.track == track)
+        if state is not None:
+            statement = statement.where(ConfirmationRow.state == State(state).value)
+        with self._database.read() as records:
+            return [_confirmation(row) for row in records.execute(statement)]
+
+    def _log(self, action: str, use: Use, result: Confirmation) -> None:
+        details = {"confirmation": result.id, "track": result.track, "state": result.state.value}
+        self._audit.append(action, use, query=result.query, verified_by=list(result.verified_by), details=details)
+
+
+def states(records: Connection, case: str, query: str) -> dict[str, State]:
+    """Return how far tracks are verified as the answer to a query in a case; absent: not put forward."""
+    same = (ConfirmationRow.case == case, ConfirmationRow.query == query)
+    rows = records.execute(select(ConfirmationRow.track, ConfirmationRow.state).where(*same))
+    return {row.track: State(row.state) for row in rows}
+
+
+def _undecided(session: Session, confirmation_id: str) -> ConfirmationRow:
+    lock_writers(session)
+    row = session.get(ConfirmationRow, confirmation_id)
+    if row is None:
+        raise _missing(confirmation_id)
+    if row.state in (State.CONFIRMED.value, State.REJECTED.value):
+        raise InputError(f"this candidate was {row.state} already: that decision is final")
+    return row
+
+
+def _missing(confirmation_id: str) -> InputError:
+    return InputError(f"there is no confirmation {confirmation_id!r}: propose the candidate first")
+
+
+def _confirmation(row: Any) -> Confirmation:
+    return Confirmation(
+        id=row.id,
+        case=row.case,
+        query=row.query,
+        track=row.track,
+        state=State(row.state),
+        proposed_by=row.proposed_by,
+        verified_by=tuple(row.verified_by),
+        rejected_by=row.rejected_by,
+        changed=from_milliseconds(row.changed),
+    )

@@ -1,0 +1,280 @@
+"""Opening the records: SQLite in a folder, or PostgreSQL by URL; one set of rules for both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, delete, event, inspect, make_url, text, update
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.orm import Session
+
+from vireid.errors import InputError
+from vireid.gallery.schema import Base, DeletionRow, StateRow
+
+RECORDS = "records.sqlite3"
+HEAD = "0001"
+"""The newest migration, see `migrations/versions`."""
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_PRAGMAS = (
+    "page_size = 8192",
+    "journal_mode = WAL",
+    "synchronous = FULL",
+    "secure_delete = ON",
+    "foreign_keys = ON",
+    "temp_store = MEMORY",
+)
+_PATIENCE = 30
+
+
+def is_url(location: str | Path) -> bool:
+    """Whether a gallery's location is a database URL rather than a folder."""
+    return "://" in str(location)
+
+
+def shown(location: str | Path) -> str:
+    """Return a location as people may see it: without a password."""
+    return make_url(str(location)).render_as_string() if is_url(location) else str(location)
+
+
+def records_url(location: str | Path) -> URL:
+    """Return where a gallery's records are.
+
+    Args:
+        location: a folder, or `postgresql://…`.
+
+    Raises:
+        InputError: for a URL of another database.
+    """
+    if not is_url(location):
+        return sqlite_url(Path(location) / RECORDS)
+    try:
+        url = make_url(str(location))
+    except (ArgumentError, ValueError):
+        raise InputError("cannot read the gallery's URL: write postgresql://user@host/database") from None
+    if url.get_backend_name() != "postgresql":
+        raise InputError(f"a gallery lives in a folder or in PostgreSQL, not in {url.get_backend_name()}")
+    return url.set(drivername="postgresql+psycopg")
+
+
+def sqlite_url(file: Path) -> URL:
+    """Return the URL of a SQLite file."""
+    return URL.create("sqlite", database=str(file.expanduser()))
+
+
+def connect(url: URL) -> Engine:
+    """Return an engine whose SQLite connections are durable, checked and overwrite what they delete."""
+    try:
+        if url.get_backend_name() == "postgresql":
+            return create_engine(url, pool_pre_ping=True)
+    except ModuleNotFoundError as error:
+        raise InputError("PostgreSQL needs psycopg: pip install 'vireid[postgres]'") from error
+    engine = create_engine(url, connect_args={"timeout": _PATIENCE}, pool_size=32, max_overflow=32)
+    event.listen(engine, "connect", _prepare)
+    event.listen(engine, "begin", _begin)
+    return engine
+
+
+def _prepare(connection: Any, _: object) -> None:
+    connection.isolation_level = None  # the driver must not begin transactions of its own
+    for pragma in _PRAGMAS:
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin(connection: Connection) -> None:
+    mode = "IMMEDIATE" if connection.get_execution_options().get("writes") else "DEFERRED"
+    connection.exec_driver_sql(f"BEGIN {mode}")
+
+
+class Database:
+    """Transactions over one database.
+
+    Writers wait for each other: SQLite's write lock, in PostgreSQL the row of `StateRow`.
+    """
+
+    def __init__(self, url: URL) -> None:
+        self.url = url
+        self.engine = connect(url)
+        self._writer = self.engine.execution_options(writes=True)
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether the database is one file on this machine."""
+        return self.engine.dialect.name == "sqlite"
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Yield a connection that is not to change anything."""
+        with self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """Yield a session whose changes are durable when the block ends, or undone when it raises.
+
+        Raises:
+            InputError: when the disk is full, or another process keeps the database locked.
+        """
+        try:
+            with Session(self._writer) as session, session.begin():
+                yield session
+        except OperationalError as error:
+            raise _explained(error) from error
+
+    def purge(self) -> bool:
+        """Remove what deleted rows left behind in the files; False when another process stood in the way."""
+        if not self.is_sqlite:
+            for table in Base.metadata.tables:
+                self._outside(f"VACUUM FULL {table}")
+            return True
+        busy, *_ = self._outside("PRAGMA wal_checkpoint(TRUNCATE)")
+        return not busy
+
+    def vacuum(self) -> None:
+        """Give the space of deleted rows back to the file system."""
+        if self.is_sqlite:
+            self._outside("PRAGMA temp_store = FILE", "VACUUM", "PRAGMA temp_store = MEMORY")
+        self.purge()
+
+    def _outside(self, *statements: str) -> Any:
+        """Run statements that no transaction may hold, on one connection, and return the last one's first row."""
+        connection = self.engine.raw_connection()
+        try:
+            if not self.is_sqlite:
+                connection.rollback()
+                connection.driver_connection.autocommit = True  # type: ignore[union-attr]
+            cursor = connection.cursor()
+            for statement in statements:
+                cursor.execute(statement)
+            return cursor.fetchone() if cursor.description else None
+        finally:
+            connection.invalidate()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+
+def bump(session: Session) -> int:
+    """Lock out other writers until the transaction ends and return its revision."""
+    statement = update(StateRow).values(revision=StateRow.revision + 1).returning(StateRow.revision)
+    return int(session.execute(statement).scalar_one())
+
+
+def lock_writers(session: Session) -> None:
+    """Lock out other writers until the transaction ends, for a change that no engine needs to hear of."""
+    session.execute(update(StateRow).values(revision=StateRow.revision))
+
+
+def create(location: str | Path) -> Database:
+    """Make the tables of a new gallery.
+
+    Raises:
+        InputError: when there is one already.
+    """
+    if not is_url(location):
+        Path(location).expanduser().mkdir(parents=True, exist_ok=True)
+    database = Database(records_url(location))
+    with _explaining(location), database._writer.begin() as connection:
+        if _version(connection) is not None:
+            raise InputError(f"there is a gallery at {shown(location)} already: open it, or choose another place")
+        _upgrade(connection)
+    return database
+
+
+def exists(location: str | Path) -> bool:
+    """Whether there is a gallery at a location.
+
+    Raises:
+        InputError: when the database cannot be reached.
+    """
+    if not is_url(location) and not (Path(location).expanduser() / RECORDS).is_file():
+        return False
+    database = Database(records_url(location))
+    try:
+        with _explaining(location), database.engine.connect() as connection:
+            return _version(connection) is not None
+    finally:
+        database.close()
+
+
+def open_existing(location: str | Path) -> Database:
+    """Open a gallery's records and bring their tables to this version's schema.
+
+    Raises:
+        InputError: when there is none, it cannot be reached, or a newer version of vireid has written it.
+    """
+    if not exists(location):
+        raise InputError(f"there is no gallery at {shown(location)}: make one with vireid gallery create")
+    database = Database(records_url(location))
+    with _explaining(location), database.engine.connect() as connection:
+        version = _version(connection)
+    if version != HEAD:
+        if not any(_MIGRATIONS.glob(f"versions/m{version}_*.py")):
+            newer = f"a newer vireid (schema {version}) wrote the gallery at {shown(location)}"
+            raise InputError(f"{newer}: upgrade vireid")
+        with database._writer.begin() as connection:
+            _upgrade(connection)
+    return database
+
+
+def drop(database: Database) -> None:
+    """Remove all that a gallery has stored, its tables and files."""
+    with database._writer.begin() as connection:
+        Base.metadata.drop_all(connection)
+        connection.execute(text("DROP TABLE alembic_version"))
+    database.close()
+    if database.is_sqlite:
+        file = Path(str(database.url.database))
+        for part in (file, file.with_name(f"{file.name}-wal"), file.with_name(f"{file.name}-shm")):
+            part.unlink(missing_ok=True)
+        if not any(file.parent.iterdir()):
+            file.parent.rmdir()
+
+
+def forget_deletions(database: Database) -> None:
+    """Drop the list of deleted keys; an engine that has not heard of them yet starts anew."""
+    with database.write() as session:
+        session.execute(update(StateRow).values(floor=StateRow.revision))
+        session.execute(delete(DeletionRow))
+
+
+def _version(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+
+def _upgrade(connection: Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+@contextmanager
+def _explaining(location: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        raise InputError(f"cannot open the gallery at {shown(location)}: {_reason(error)}") from error
+
+
+def _explained(error: OperationalError) -> Exception:
+    reason = _reason(error)
+    if "locked" in reason:
+        return InputError(f"another process has been writing to the gallery for {_PATIENCE} s: try again later")
+    if "full" in reason or "No space" in reason:
+        return InputError("the disk of the gallery is full: nothing was stored, free some space")
+    return error
+
+
+def _reason(error: DBAPIError) -> str:
+    return str(error.orig).partition("\n")[0]

@@ -1,0 +1,253 @@
+"""Reading and writing items inside one transaction."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sqlalchemy import ColumnElement, Connection, Select, delete, func, insert, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from vireid.errors import InputError
+from vireid.gallery.schema import Base, CameraRow, CropRow, DeletionRow, ItemRow, TrackRow, VectorRow
+from vireid.gallery.sql import among
+from vireid.gallery.types import (
+    Filter,
+    Item,
+    NewItem,
+    Track,
+    from_milliseconds,
+    to_milliseconds,
+    utc_now,
+)
+from vireid.records import Modality
+
+Executor = Session | Connection
+
+_COLUMNS = ("id", "camera", "modality", "time", "track", "box", "frame", "source", "person", "added")
+
+
+# built once: building a statement takes longer than running it
+_ITEMS = select(
+    ItemRow.key, *(getattr(ItemRow, name) for name in _COLUMNS), CropRow.key.is_not(None).label("has_crop")
+).join(CropRow, CropRow.key == ItemRow.key, isouter=True)
+_ITEMS_BY_KEY = _ITEMS.where(among(ItemRow.key, "keys"))
+_VECTORS = select(VectorRow.key, VectorRow.vector).where(among(VectorRow.key, "keys"))
+_TRACKS = (
+    select(
+        TrackRow.id,
+        TrackRow.camera,
+        TrackRow.modality,
+        func.min(ItemRow.time).label("start"),
+        func.max(ItemRow.time).label("end"),
+        func.count().label("items"),
+    )
+    .join(ItemRow, ItemRow.track == TrackRow.id)
+    .where(among(TrackRow.id, "ids"))
+    .group_by(TrackRow.id, TrackRow.camera, TrackRow.modality)
+)
+
+
+def conditions(where: Filter) -> list[ColumnElement[bool]]:
+    """Compile a filter."""
+    found: list[ColumnElement[bool]] = []
+    if where.cameras is not None:
+        found.append(among(ItemRow.camera, where.cameras))
+    if where.modality is not None:
+        found.append(ItemRow.modality == int(where.modality))
+    if where.start is not None:
+        found.append(ItemRow.time >= to_milliseconds(where.start))
+    if where.end is not None:
+        found.append(ItemRow.time <= to_milliseconds(where.end))
+    if where.tracks is not None:
+        found.append(among(ItemRow.track, where.tracks))
+    if where.persons is not None:
+        found.append(among(ItemRow.person, where.persons))
+    return found
+
+
+def put_items(
+    session: Session,
+    revision: int,
+    items: Sequence[NewItem],
+    blobs: Sequence[bytes],
+    crops: Sequence[bytes | None],
+) -> None:
+    """Insert items, or replace those whose ids are stored already.
+
+    Raises:
+        InputError: when a track would span two cameras or modalities.
+    """
+    _put_cameras_and_tracks(session, items)
+    left = _tracks_now(session, [item.id for item in items])
+    added = to_milliseconds(utc_now())
+    rows = [_row(item) | {"added": added, "revision": revision} for item in items]
+    _upsert(session, ItemRow, rows, "id", keep=("added",))
+    keys = keys_of(session, [item.id for item in items])
+    keyed = [keys[item.id] for item in items]
+    vectors = [{"key": key, "vector": blob} for key, blob in zip(keyed, blobs, strict=True)]
+    _upsert(session, VectorRow, vectors, "key")
+    session.execute(delete(CropRow).where(among(CropRow.key, keyed)))
+    pictures = [{"key": key, "jpeg": crop} for key, crop in zip(keyed, crops, strict=True) if crop is not None]
+    if pictures:
+        session.execute(insert(CropRow), pictures)
+    _drop_empty_tracks(session, left)
+
+
+def keys_of(records: Executor, ids: Iterable[str]) -> dict[str, int]:
+    """Return the keys of those ids that are stored."""
+    rows = records.execute(select(ItemRow.id, ItemRow.key).where(among(ItemRow.id, ids)))
+    return {row.id: row.key for row in rows}
+
+
+def select_items(*where: ColumnElement[bool]) -> Select[Any]:
+    """Return the statement that reads items for `to_item`."""
+    return _ITEMS.where(*where)
+
+
+def items_by_key(records: Executor, keys: Iterable[int]) -> dict[int, Item]:
+    """Return those items that are stored."""
+    return {row.key: to_item(row) for row in records.execute(_ITEMS_BY_KEY, {"keys": list(keys)})}
+
+
+def to_item(row: Any) -> Item:
+    """Return the item of a row of `select_items`."""
+    return Item(
+        id=row.id,
+        camera=row.camera,
+        modality=Modality(row.modality),
+        time=None if row.time is None else from_milliseconds(row.time),
+        track=row.track,
+        box=None if row.box is None else tuple(row.box),
+        frame=row.frame,
+        source=row.source,
+        person=row.person,
+        added=from_milliseconds(row.added),
+        has_crop=bool(row.has_crop),
+    )
+
+
+def tracks_of(records: Executor, ids: Iterable[str]) -> dict[str, Track]:
+    """Return the tracks of some ids, with their time spans."""
+    return {row.id: to_track(row) for row in records.execute(_TRACKS, {"ids": list(ids)})}
+
+
+def to_track(row: Any) -> Track:
+    """Return the track of a row of `tracks_of`."""
+    return Track(
+        id=row.id,
+        camera=row.camera,
+        modality=Modality(row.modality),
+        start=None if row.start is None else from_milliseconds(row.start),
+        end=None if row.end is None else from_milliseconds(row.end),
+        items=row.items,
+    )
+
+
+def read_vectors(records: Executor, keys: ArrayLike, dtype: str, dim: int) -> NDArray[np.float32]:
+    """Return the vectors (N, D) of keys (N,); NaN where a key is no longer there."""
+    wanted, position = np.unique(np.asarray(keys, np.int64), return_inverse=True)
+    vectors = np.full((len(wanted), dim), np.nan, np.float32)
+    rows = records.execute(_VECTORS, {"keys": wanted.tolist()}).all()
+    if rows:
+        found, blobs = zip(*rows, strict=True)
+        vectors[np.searchsorted(wanted, found)] = from_blobs(blobs, dtype, dim)
+    return vectors[position]
+
+
+def to_blobs(vectors: NDArray[np.float32], dtype: str) -> list[bytes]:
+    """Return each row's little-endian bytes."""
+    return [row.tobytes() for row in vectors.astype(np.dtype(dtype).newbyteorder("<"))]
+
+
+def from_blobs(blobs: Sequence[bytes], dtype: str, dim: int) -> NDArray[np.float32]:
+    """Return (N, D) float32 from N rows' bytes."""
+    flat = np.frombuffer(b"".join(blobs), np.dtype(dtype).newbyteorder("<"))
+    return flat.reshape(len(blobs), dim).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Removed:
+    """What `remove_items` deleted."""
+
+    items: int
+    crops: int
+    tracks: int
+    items_sha256: str
+
+
+def remove_items(session: Session, revision: int, *where: ColumnElement[bool]) -> Removed:
+    """Delete the items that meet all conditions, their vectors and crops, and the tracks that this empties."""
+    rows = session.execute(select(ItemRow.key, ItemRow.id, ItemRow.track).where(*where)).all()
+    keys = [row.key for row in rows]
+    crops = session.scalar(select(func.count()).select_from(CropRow).where(among(CropRow.key, keys))) or 0
+    session.execute(delete(ItemRow).where(among(ItemRow.key, keys)))
+    if keys:
+        session.execute(insert(DeletionRow), [{"key": key, "revision": revision} for key in keys])
+    digest = hashlib.sha256("\n".join(sorted(row.id for row in rows)).encode()).hexdigest()
+    return Removed(len(rows), crops, _drop_empty_tracks(session, {row.track for row in rows}), digest)
+
+
+def _tracks_now(session: Session, ids: Iterable[str]) -> set[str]:
+    """Return the tracks that hold these items at present."""
+    return set(session.scalars(select(ItemRow.track).where(among(ItemRow.id, ids))))
+
+
+def _drop_empty_tracks(session: Session, tracks: Iterable[str]) -> int:
+    empty = ~select(ItemRow.key).where(ItemRow.track == TrackRow.id).exists()
+    dropped = delete(TrackRow).where(among(TrackRow.id, tracks), empty).returning(TrackRow.id)
+    return len(session.scalars(dropped).all())
+
+
+def _row(item: NewItem) -> dict[str, Any]:
+    return {
+        "id": item.id,
+        "camera": item.camera,
+        "modality": int(item.modality),
+        "time": None if item.time is None else to_milliseconds(item.time),
+        "track": item.track or item.id,
+        "box": None if item.box is None else list(item.box),
+        "frame": item.frame,
+        "source": item.source,
+        "person": item.person,
+    }
+
+
+def _put_cameras_and_tracks(session: Session, items: Sequence[NewItem]) -> None:
+    cameras = sorted({item.camera for item in items})
+    _insert_new(session, CameraRow, [{"id": camera} for camera in cameras])
+    kinds: dict[str, tuple[str, int]] = {}
+    for item in items:
+        kind = (item.camera, int(item.modality))
+        _same_kind(item.track or item.id, kinds.setdefault(item.track or item.id, kind), kind)
+    _insert_new(session, TrackRow, [{"id": id, "camera": c, "modality": m} for id, (c, m) in sorted(kinds.items())])
+    for track in session.scalars(select(TrackRow).where(among(TrackRow.id, kinds))):
+        _same_kind(track.id, (track.camera, track.modality), kinds[track.id])
+
+
+def _same_kind(track: str, before: tuple[str, int], now: tuple[str, int]) -> None:
+    if before != now:
+        places = " and ".join(f"camera {camera} ({Modality(modality)})" for camera, modality in (before, now))
+        raise InputError(f"track {track!r} would lie before {places}: name the tracks of two cameras differently")
+
+
+def _insert_new(session: Session, table: type[Base], rows: list[dict[str, Any]]) -> None:
+    session.execute(_dialect_insert(session, table).on_conflict_do_nothing(), rows)
+
+
+def _upsert(
+    session: Session, table: type[Base], rows: list[dict[str, Any]], index: str, keep: tuple[str, ...] = ()
+) -> None:
+    statement = _dialect_insert(session, table)
+    changed = {name: statement.excluded[name] for name in rows[0] if name not in (index, *keep)}
+    session.execute(statement.on_conflict_do_update(index_elements=[index], set_=changed), rows)
+
+
+def _dialect_insert(session: Session, table: type[Base]) -> Any:
+    module = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
+    return module.insert(table)

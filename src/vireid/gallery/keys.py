@@ -1,0 +1,108 @@
+"""API keys: who may do what. A secret is shown once; the records keep its scrypt hash."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from typing import Any
+
+from sqlalchemy import select
+
+from vireid.errors import InputError
+from vireid.gallery.database import Database
+from vireid.gallery.schema import KeyRow
+from vireid.gallery.types import Key, Role, from_milliseconds, to_milliseconds, utc_now
+
+PREFIX = "vireid"
+_COST = {"n": 2**14, "r": 8, "p": 1}
+_MEMORY = 64 * 2**20
+
+
+class KeyRing:
+    """The keys of one gallery."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._verified: dict[bytes, str] = {}
+
+    def create(self, user: str, role: Role | str) -> tuple[Key, str]:
+        """Make a key and return it with its secret, which cannot be shown again.
+
+        Raises:
+            InputError: for an unknown role.
+        """
+        try:
+            granted = Role(role)
+        except ValueError:
+            raise InputError(f"unknown role {role!r}: use {', '.join(Role)}") from None
+        key = Key(id=secrets.token_hex(6), user=user, role=granted, created=utc_now())
+        secret = f"{PREFIX}_{key.id}_{secrets.token_urlsafe(32)}"
+        with self._database.write() as session:
+            created = to_milliseconds(key.created)
+            row = KeyRow(id=key.id, user=user, role=granted.value, secret_hash=_hash(secret), created=created)
+            session.add(row)
+        return key, secret
+
+    def verify(self, secret: str) -> Key | None:
+        """Return the key of a secret, or None when there is none or it was revoked.
+
+        The slow hash runs once a process and secret; after that a digest in memory stands for it. Whether the key
+        still holds is read from the records every time.
+        """
+        digest = hashlib.sha256(secret.encode()).digest()
+        known = self._verified.get(digest)
+        with self._database.read() as records:
+            row = records.execute(select(KeyRow).where(KeyRow.id == (known or _id(secret)))).first()
+        if row is None or row.revoked is not None:
+            return None
+        if known is None:
+            if not _matches(secret, row.secret_hash):
+                return None
+            self._verified[digest] = row.id
+        return _key(row)
+
+    def list(self) -> list[Key]:
+        """Return all keys, oldest first, revoked ones too."""
+        with self._database.read() as records:
+            return [_key(row) for row in records.execute(select(KeyRow).order_by(KeyRow.created, KeyRow.id))]
+
+    def revoke(self, key_id: str) -> Key:
+        """End a key, at once and for good.
+
+        Raises:
+            InputError: when there is no such key.
+        """
+        with self._database.write() as session:
+            row = session.get(KeyRow, key_id)
+            if row is None:
+                raise InputError(f"there is no key {key_id!r}: see `vireid keys list`")
+            row.revoked = row.revoked or to_milliseconds(utc_now())
+            return _key(row)
+
+
+def _id(secret: str) -> str:
+    parts = secret.split("_", 2)
+    return parts[1] if len(parts) == 3 and parts[0] == PREFIX else ""
+
+
+def _hash(secret: str) -> str:
+    salt = secrets.token_bytes(16)
+    digest = hashlib.scrypt(secret.encode(), salt=salt, maxmem=_MEMORY, **_COST)
+    return f"scrypt${_COST['n']}${_COST['r']}${_COST['p']}${salt.hex()}${digest.hex()}"
+
+
+def _matches(secret: str, stored: str) -> bool:
+    _, n, r, p, salt, digest = stored.split("$")
+    again = hashlib.scrypt(secret.encode(), salt=bytes.fromhex(salt), n=int(n), r=int(r), p=int(p), maxmem=_MEMORY)
+    return hmac.compare_digest(again, bytes.fromhex(digest))
+
+
+def _key(row: Any) -> Key:
+    return Key(
+        id=row.id,
+        user=row.user,
+        role=Role(row.role),
+        created=from_milliseconds(row.created),
+        revoked=None if row.revoked is None else from_milliseconds(row.revoked),
+    )

@@ -1,0 +1,79 @@
+"""Deletions that are real, and their receipts.
+
+SQLite overwrites deleted rows (`secure_delete`), after which the write-ahead log, which still holds their old pages,
+is checkpointed and cut to nothing; PostgreSQL rewrites its tables (`VACUUM FULL`).
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, and_, false, func, or_
+
+from vireid.gallery.audit import AuditLog
+from vireid.gallery.database import Database, bump
+from vireid.gallery.items import remove_items
+from vireid.gallery.schema import ItemRow
+from vireid.gallery.types import Camera, Receipt, Use, to_milliseconds, utc_now
+
+Action = Literal["delete", "retain", "erase", "destroy"]
+
+_HELD = "another process held the files: run `vireid gallery maintain` when it has ended"
+_ELSEWHERE = {
+    "sqlite": "copies outside the gallery, such as backups and file-system snapshots, are not reached",
+    "postgresql": "backups, replicas' archives and PostgreSQL's own write-ahead log are not reached",
+}
+
+
+def remove(
+    database: Database,
+    audit: AuditLog,
+    use: Use,
+    action: Action,
+    scope: dict[str, Any],
+    *conditions: ColumnElement[bool],
+) -> Receipt:
+    """Delete the items that meet all conditions, in one transaction, and write it down.
+
+    The log gets an entry before and one after, so that a deletion cut short by a crash is in it too.
+    """
+    started = utc_now()
+    audit.append(action, use, details={"begin": True, "scope": scope})
+    with database.write() as session:
+        removed = remove_items(session, bump(session), *conditions)
+    purged = database.purge()
+    receipt = Receipt(
+        action=action,
+        scope=scope,
+        user=use.user,
+        time=utc_now(),
+        items=removed.items,
+        crops=removed.crops,
+        tracks=removed.tracks,
+        items_sha256=removed.items_sha256,
+        purged=purged,
+        remarks=_ELSEWHERE[database.engine.dialect.name] if purged else _HELD,
+    )
+    entry = audit.append(action, use, started=started, details={"receipt": receipt.model_dump(mode="json")})
+    return receipt.model_copy(update={"entry": entry.hash})
+
+
+def expired(now: datetime, days: float | None, cameras: list[Camera]) -> ColumnElement[bool]:
+    """Return the condition of items past their retention; an item of unknown time counts from when it was added.
+
+    Args:
+        now: the instant to judge at.
+        days: the gallery's retention, None for ever.
+        cameras: the register; a camera's own retention goes before the gallery's.
+    """
+    time = func.coalesce(ItemRow.time, ItemRow.added)
+
+    def before(days: float) -> ColumnElement[bool]:
+        return time < to_milliseconds(now - timedelta(days=days))
+
+    own = {camera.id: camera.retention_days for camera in cameras if camera.retention_days is not None}
+    found = [and_(ItemRow.camera == camera, before(limit)) for camera, limit in own.items()]
+    if days is not None:
+        found.append(and_(ItemRow.camera.not_in(list(own)), before(days)))
+    return or_(false(), *found)

@@ -1,0 +1,106 @@
+"""The documents of a gallery: its settings and its calibration, and the bundle that they name."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy import select
+
+from vireid import load
+from vireid.errors import InputError
+from vireid.gallery.calibration import Calibration
+from vireid.gallery.database import Database, bump, is_url, shown
+from vireid.gallery.schema import SettingRow
+from vireid.gallery.types import Settings, utc_now
+
+CHANGEABLE = ("name", "purpose", "retention_days", "require_purpose", "bundle")
+
+
+def new_settings(location: str | Path, bundle: str | Path | None, dim: int | None, **options: Any) -> Settings:
+    """Return the settings of a new gallery, see `Gallery.create`.
+
+    Raises:
+        InputError: unless exactly one of `bundle` and `dim` is given, or for a value that does not fit.
+    """
+    if (bundle is None) == (dim is None):
+        raise InputError("give a new gallery a bundle, or the dim of vectors from elsewhere, one of the two")
+    if bundle is not None:
+        from vireid.bundle import bundle_digest  # takes seconds, and vectors from elsewhere do not need it
+
+        options |= {"bundle": str(Path(bundle).resolve()), "bundle_sha256": bundle_digest(Path(bundle))}
+        dim = load(bundle).method.embedding_dim
+    options["name"] = options.get("name") or ("gallery" if is_url(location) else Path(location).resolve().name)
+    return _validated(location, {"id": secrets.token_hex(8), "dim": dim, "created": utc_now(), **options})
+
+
+def changed_settings(location: str | Path, settings: Settings, changes: dict[str, Any]) -> Settings:
+    """Return settings with some values replaced.
+
+    Raises:
+        InputError: for a setting that is fixed, a bad value, or a bundle that is not the gallery's own.
+    """
+    if fixed := sorted(set(changes) - set(CHANGEABLE)):
+        raise InputError(f"{fixed[0]} is fixed when a gallery is made: {', '.join(CHANGEABLE)} can be changed")
+    if "bundle" in changes:
+        changes = changes | {"bundle": str(Path(changes["bundle"]).resolve())}
+    after = _validated(location, settings.model_dump() | changes)
+    if "bundle" in changes:
+        check_bundle(after)
+    return after
+
+
+def read_settings(database: Database, location: str | Path) -> Settings:
+    """Return a gallery's settings."""
+    document = read_document(database, "settings")
+    if document is None:
+        raise InputError(f"the gallery at {shown(location)} was not made to the end: delete it and make it again")
+    return _validated(location, document)
+
+
+def read_calibration(database: Database) -> Calibration | None:
+    """Return a gallery's calibration, or None when it has none."""
+    document = read_document(database, "calibration")
+    return None if document is None else Calibration.model_validate(document)
+
+
+def read_document(database: Database, name: str) -> dict[str, Any] | None:
+    """Return one document."""
+    with database.read() as records:
+        return records.scalars(select(SettingRow.value).where(SettingRow.name == name)).first()
+
+
+def store_document(database: Database, name: str, document: dict[str, Any]) -> None:
+    """Write one document; other processes notice before their next search."""
+    with database.write() as session:
+        bump(session)
+        session.merge(SettingRow(name=name, value=document))
+
+
+def check_bundle(settings: Settings) -> Path:
+    """Return the path of a gallery's bundle.
+
+    Raises:
+        InputError: when the gallery has none, or the file has gone or is another one.
+    """
+    from vireid.bundle import bundle_digest
+
+    if not settings.bundle:
+        raise InputError(f"gallery {settings.name} was made for vectors from elsewhere: it has no bundle to embed with")
+    path = Path(settings.bundle)
+    if not path.is_file():
+        raise InputError(f"bundle {path} of gallery {settings.name} is gone: bring it back, or name it by --bundle")
+    if bundle_digest(path) != settings.bundle_sha256:
+        raise InputError(f"{path} is not the bundle that gallery {settings.name} was made with: its digest differs")
+    return path
+
+
+def _validated(location: str | Path, values: dict[str, Any]) -> Settings:
+    from vireid.methods import describe
+
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"gallery {shown(location)}: {describe(error)}") from error

@@ -1,0 +1,85 @@
+"""Contact sheets: one search's candidates on a page, as a picture or a self-contained web page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+from jinja2 import Environment
+from PIL import Image, ImageDraw, ImageFont
+
+from vireid.errors import InputError
+from vireid.files import replacing, write_text
+from vireid.gallery.catalogue import Catalogue
+from vireid.gallery.types import Candidate, SearchResult
+
+COLUMNS = 6
+_CELL, _CROP, _LINE = (170, 330), (150, 260), 15
+
+_PAGE = Environment(autoescape=True).from_string("""<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{{ result.message }}</title>
+<style>
+:root { color-scheme: light dark; font: 15px system-ui, sans-serif }
+ol { display: grid; grid-template-columns: repeat(auto-fill, minmax(9em, 1fr)); gap: 1em; padding: 0; list-style: none }
+img { width: 100%; height: 16em; object-fit: contain; background: #8883 }
+p { margin: .3em 0; overflow-wrap: anywhere }
+</style>
+<h1>{{ result.message }}</h1>
+<p>Search {{ result.id }}, query {{ result.query }}
+{%- if result.rerank %}, re-ranked by {{ result.rerank }}{% endif %}</p>
+<ol>{% for picture, lines in cells %}
+<li>{% if picture %}<img src="data:image/jpeg;base64,{{ picture }}" alt="{{ lines[0] }}">{% endif %}
+{% for line in lines %}<p>{{ line }}</p>{% endfor %}</li>{% endfor %}
+</ol></html>
+""")
+
+
+def contact_sheet(gallery: Catalogue, result: SearchResult, out: Path) -> Path:
+    """Write the candidates of a search with their crops and captions.
+
+    Args:
+        gallery: where the crops are.
+        result: what was found.
+        out: a file that ends in `.png` or `.html`.
+
+    Raises:
+        InputError: for another ending.
+    """
+    crops = [gallery.crop(c.item.id) for c in result.candidates]
+    captions = [caption(c) for c in result.candidates]
+    if out.suffix == ".html":
+        pictures = [base64.b64encode(crop).decode() if crop else "" for crop in crops]
+        write_text(out, _PAGE.render(result=result, cells=zip(pictures, captions, strict=True)))
+    elif out.suffix == ".png":
+        with replacing(out) as temporary:
+            _draw(result, crops, captions).save(temporary, format="PNG")
+    else:
+        raise InputError(f"a contact sheet is a .png or .html file, not {out.name}")
+    return out
+
+
+def caption(candidate: Candidate) -> list[str]:
+    """Return what a person must know beside a crop, a line each."""
+    item = candidate.item
+    time = "time unknown" if item.time is None else f"{item.time:%Y-%m-%d %H:%M:%S} UTC"
+    score = "not calibrated" if candidate.score is None else f"score {candidate.score:.0%}"
+    return [f"{candidate.rank}. {candidate.state}", f"{item.camera}, {item.modality}", time, score]
+
+
+def _draw(result: SearchResult, crops: list[bytes | None], captions: list[list[str]]) -> Image.Image:
+    width, height = _CELL
+    rows = -(-len(crops) // COLUMNS)
+    sheet = Image.new("RGB", (COLUMNS * width, rows * height + 2 * _LINE), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
+    draw.text((10, _LINE // 2), result.message, fill="black", font=font)
+    for i, (crop, lines) in enumerate(zip(crops, captions, strict=True)):
+        left, top = i % COLUMNS * width + 10, i // COLUMNS * height + 2 * _LINE
+        if crop is not None:
+            picture = Image.open(io.BytesIO(crop)).convert("RGB")
+            picture.thumbnail(_CROP)
+            sheet.paste(picture, (left, top))
+        for row, line in enumerate(lines):
+            draw.text((left, top + _CROP[1] + row * _LINE), line[:30], fill="black", font=font)
+    return sheet

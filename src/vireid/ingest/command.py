@@ -1,0 +1,58 @@
+"""What `vireid ingest` does: whatever the source is, into the gallery and into its log."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from vireid.gallery import Gallery, Use
+from vireid.gallery.types import utc_now
+from vireid.ingest.detect import Detector
+from vireid.ingest.folder import ingest_folder, ingest_manifest
+from vireid.ingest.footage import ingest_video
+from vireid.ingest.plan import Outcome, Plan, Report
+from vireid.ingest.writer import Embed
+
+
+def ingest(
+    gallery: Gallery,
+    source: Path,
+    plan: Plan,
+    *,
+    detector: Detector | None = None,
+    embed: Embed | None = None,
+    report: Report | None = None,
+) -> Outcome:
+    """Store the persons that a source shows, and log the run, also one that fails on its way.
+
+    Killed at any moment and run again with the same options, it stores what an undisturbed run would have stored.
+
+    Args:
+        gallery: where to.
+        source: a video; a folder of crops; a manifest, or the folder that holds it as `manifest.csv`.
+        plan: how.
+        detector: in place of the plan's.
+        embed: in place of the gallery's bundle.
+        report: told of progress.
+
+    Returns:
+        the counts, and what the user should know.
+
+    Raises:
+        InputError: for a source, an option or a gallery that does not fit.
+    """
+    use = plan.use or Use(purpose=gallery.settings.purpose, case="")
+    started, outcome = utc_now(), None
+    try:
+        if source.suffix.lower() == ".csv" or (source / "manifest.csv").is_file():
+            outcome = ingest_manifest(gallery, source, plan, embed=embed, report=report)
+        elif source.is_dir():
+            outcome = ingest_folder(gallery, source, plan, embed=embed, report=report)
+        else:
+            outcome = ingest_video(gallery, source, plan, detector=detector, embed=embed, report=report)
+    finally:
+        counts = {} if outcome is None else asdict(outcome.tally)
+        gallery.audit.append(
+            "ingest", use, started=started, details={"source": str(source), "complete": outcome is not None, **counts}
+        )
+    return outcome

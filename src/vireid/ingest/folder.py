@@ -1,0 +1,176 @@
+"""Ingest of pictures that are cut already: folders of crops, and manifests."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from vireid.data import manifest
+from vireid.data.images import Pixels, decode
+from vireid.embed import find_images
+from vireid.errors import InputError
+from vireid.gallery import Gallery, NewItem
+from vireid.ingest.crops import guess_modality, majority
+from vireid.ingest.plan import Outcome, Plan, Report, Tally, printable
+from vireid.ingest.writer import Embed, Writer
+from vireid.records import Modality
+
+SAMPLE = 9
+"""Pictures of a track by which `auto` decides its modality."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One image file and what is known of it.
+
+    Attributes:
+        path: where it is.
+        name: its path inside the folder.
+        camera: what saw it.
+        modality: None for `auto`.
+        track: the subfolder, None for a track of its own.
+        seconds: since the plan's start, None where unknown.
+        person: a label given by people, or None.
+    """
+
+    path: Path
+    name: str
+    camera: str
+    modality: Modality | None
+    track: str | None = None
+    seconds: float | None = None
+    person: str | None = None
+
+
+def ingest_folder(
+    gallery: Gallery, folder: Path, plan: Plan, *, embed: Embed | None = None, report: Report | None = None
+) -> Outcome:
+    """Store the images of a folder: those in one subfolder are one track, those directly in it one track each.
+
+    Their time is the plan's start, unknown without one.
+    """
+    camera = plan.one_camera()
+    sources = []
+    for path in find_images([folder]):
+        name = path.relative_to(folder)
+        track = None if path.parent == folder else name.parent.as_posix()
+        sources.append(Source(path, name.as_posix(), camera, plan.fixed_modality, track, seconds=0.0))
+    return _store(gallery, folder, sources, plan, embed, report)
+
+
+def ingest_manifest(
+    gallery: Gallery, file: Path, plan: Plan, *, embed: Embed | None = None, report: Report | None = None
+) -> Outcome:
+    """Store the rows of a manifest, each a track of its own, under its own camera and modality.
+
+    A camera is named by its camid, or by the plan's `CAMID=NAME`. Times are the plan's start plus `timestamp`, unknown
+    without a start. A pid becomes the item's person only with `with_persons`, and junk (-1) never.
+
+    Raises:
+        InputError: for a manifest that cannot be read, or a modality or camera in the plan that has no place here.
+    """
+    if plan.modality != "auto":
+        raise InputError(f"{file} names the modality of each image: leave --modality out")
+    records = manifest.load(file)
+    names = _camera_names(plan.camera)
+    sources = [
+        Source(
+            path=records.absolute(row),
+            name=str(records.path[row]),
+            camera=names.get(int(records.camid[row]), str(records.camid[row])),
+            modality=Modality(records.modality[row]),
+            seconds=None if np.isnan(records.timestamp[row]) else float(records.timestamp[row]),
+            person=str(records.pid[row]) if plan.with_persons and records.pid[row] >= 0 else None,
+        )
+        for row in range(len(records))
+    ]
+    outcome = _store(gallery, records.root, sources, plan, embed, report)
+    if plan.start is None and not np.isnan(records.timestamp).all():
+        notice = f"times of {file} were left out: pass --start, the instant that its timestamps count from"
+        outcome.notices.append(notice)
+    return outcome
+
+
+def _store(
+    gallery: Gallery, root: Path, sources: Sequence[Source], plan: Plan, embed: Embed | None, report: Report | None
+) -> Outcome:
+    """Store images in batches; a run that was killed goes on with those that are not stored yet."""
+    tally, notices, writer = Tally(), list[str](), Writer(gallery, embed)
+    key = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
+    prefix = f"{printable(root.resolve().name)}#{key}"
+    for _, group in groupby(sources, key=lambda source: source.track or source.name):
+        track = list(group)
+        modality = track[0].modality if track[0].modality is not None else _guess(track)
+        stored = 0
+        for source in track:
+            tally.frames += 1
+            try:
+                writer.put(*_read(source, modality, prefix, plan))
+                stored += 1
+            except InputError as error:
+                tally.damaged += 1
+                notices.append(f"skipped: {error}")
+            if len(writer) >= plan.batch:
+                writer.flush()
+            if report is not None:
+                report(tally.frames, len(sources), tally)
+        if stored:
+            tally.add_track(modality, stored)
+    writer.flush()
+    return Outcome(tally, notices)
+
+
+def _read(source: Source, modality: Modality, prefix: str, plan: Plan) -> tuple[NewItem, Pixels]:
+    """Return an image's item and its pixels.
+
+    Raises:
+        InputError: when it cannot be read.
+    """
+    pixels = decode(source.path)[0]
+    digest = hashlib.sha256(source.name.encode() + source.path.read_bytes()).hexdigest()[:20]
+    time = None
+    if plan.start is not None and source.seconds is not None:
+        time = plan.start + timedelta(seconds=source.seconds)
+    item = NewItem(
+        id=f"{prefix}/{digest}",
+        camera=source.camera,
+        modality=modality,
+        time=time,
+        track=None if source.track is None else f"{prefix}/{_short(source.track)}",
+        source=str(source.path.resolve()),
+        person=source.person,
+    )
+    return item, pixels
+
+
+def _guess(track: Sequence[Source]) -> Modality:
+    """Decide a track's modality by a sample of its pictures that can be read."""
+    chosen = {int(row) for row in np.linspace(0, len(track) - 1, SAMPLE)}
+    seen = []
+    for row in sorted(chosen):
+        try:
+            seen.append(guess_modality(decode(track[row].path)[0]))
+        except InputError:
+            continue
+    return majority(seen)
+
+
+def _camera_names(given: Iterable[str]) -> dict[int, str]:
+    names = {}
+    for text in given:
+        camid, equals, name = text.partition("=")
+        if not (equals and name and camid.strip().lstrip("-").isdigit()):
+            raise InputError(f"a manifest has its own cameras: name them by --camera CAMID=NAME, not {text!r}")
+        names[int(camid)] = name.strip()
+    return names
+
+
+def _short(track: str) -> str:
+    """Return a subfolder's name, or a digest where it is too long or cannot be printed."""
+    return track if len(track) <= 60 and track.isprintable() else hashlib.sha256(track.encode()).hexdigest()[:20]
