@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip
-	$(PY) -m pip install --progress-bar off --quiet -e '.[dev,lite,video]'
+	$(PY) -m pip install --progress-bar off --quiet -e '.[dev,lite,video,gallery,serve,postgres,onnx]'
 	touch $@
 
 clean:

@@ -1,0 +1,85 @@
+"""Every error of the API is {"detail": one sentence}."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from vireid.errors import InputError
+from vireid.options import Options
+from vireid.serve.uploads import TooLarge, UnreadablePicture
+
+T = TypeVar("T")
+Responses = dict[int | str, dict[str, Any]]
+"""What OpenAPI says of a route's answers by status."""
+
+
+class Error(Options):
+    """What is wrong and how to mend it, in one sentence."""
+
+    detail: str
+
+
+_MEANINGS = {
+    400: "The body cannot be parsed",
+    401: "No valid API key",
+    403: "The key's role does not allow this",
+    404: "No such item, track, camera, key, confirmation or search",
+    409: "The request does not fit this gallery, such as a vector of another length",
+    413: "The upload is too large",
+    415: "The upload is no picture that can be decoded",
+    422: "The request does not fit this description",
+    429: "This key, or this address, asks for too much: see Retry-After",
+    503: "The service is at its bound: see Retry-After",
+}
+
+
+_PLAIN = {
+    "Not Found": "there is no such address: see /openapi.json",
+    "There was an error parsing the body": "the body cannot be parsed: send well-formed JSON, or a multipart form",
+    "Method Not Allowed": "this address takes other methods: see /openapi.json",
+}
+
+
+def error_responses(*statuses: int) -> Responses:
+    """Return what OpenAPI says about a route's errors: these and those that every route with a key can have."""
+    chosen = sorted({*statuses, 400, 401, 403, 409, 422, 429, 503})
+    return {status: {"model": Error, "description": _MEANINGS[status]} for status in chosen}
+
+
+def found(function: Callable[..., T], *arguments: Any) -> T:
+    """Call a look-up by id; what is not there becomes 404."""
+    try:
+        return function(*arguments)
+    except InputError as error:
+        raise HTTPException(404, str(error)) from None
+
+
+def status_and_sentence(error: Exception) -> tuple[int, str]:
+    """Return an error's HTTP status and what the client reads."""
+    if isinstance(error, RequestValidationError):
+        return 422, validation_sentence(error.errors())
+    if isinstance(error, HTTPException):
+        return error.status_code, _PLAIN.get(error.detail, str(error.detail))
+    if isinstance(error, TooLarge):
+        return 413, str(error)
+    if isinstance(error, UnreadablePicture):
+        return 415, str(error)
+    if isinstance(error, InputError):
+        return 409, str(error)
+    return 500, "the service has failed at this request: its log says why"
+
+
+def validation_sentence(errors: Sequence[Any]) -> str:
+    """Return what is wrong with a request, naming the fields, never repeating what was sent."""
+    parts = []
+    for error in errors[:3]:
+        place = ".".join(str(step) for step in error["loc"] if step not in ("body", "query", "path"))
+        blank = error["type"] == "string_pattern_mismatch"
+        message = "is blank or holds control characters" if blank else str(error["msg"]).removeprefix("Value error, ")
+        parts.append(f"{place}: {message}" if place else message)
+    more = f" (and {len(errors) - 3} more)" if len(errors) > 3 else ""
+    return "; ".join(parts) + more

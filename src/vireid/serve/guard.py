@@ -1,0 +1,101 @@
+"""What every request passes before its route: its key, the load and its size."""
+
+from __future__ import annotations
+
+from fastapi import HTTPException
+from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from vireid.serve.auth import COOKIE, Caller
+from vireid.serve.limits import Refusal
+from vireid.serve.service import Service
+
+OPEN = ("/healthz", "/metrics", "/openapi.json", "/login", "/static/")
+"""Paths, or beginnings of paths, that need no key."""
+
+
+class Guard:
+    """Verifies the caller and bounds the load before a body is read.
+
+    The routes find `caller`, and on the page `session`, in the request's state.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self.app, self.service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve or refuse one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        bounded = _bounded(scope, receive, self.service.limits.body_bytes)
+        try:
+            if is_open(scope["path"]):
+                await self.app(scope, bounded, send)
+                return
+            caller = await self._identify(scope)
+            if caller is None:
+                await _unknown(scope)(scope, receive, send)
+                return
+            scope.setdefault("state", {})["caller"] = caller
+            with self.service.load.admit(caller.key.id):
+                await self.app(scope, bounded, send)
+        except Refusal as refusal:
+            self.service.metrics.refused.labels(refusal.reason).inc()
+            headers = {"retry-after": str(refusal.retry_after)}
+            await JSONResponse({"detail": str(refusal)}, refusal.status, headers)(scope, receive, send)
+
+    async def _identify(self, scope: Scope) -> Caller | None:
+        if is_api(scope["path"]):
+            scheme, _, secret = Headers(scope=scope).get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not secret.strip():
+                return None
+            return await self.service.verify_from(client_address(scope), secret.strip())
+        session = self.service.sessions.get(HTTPConnection(scope).cookies.get(COOKIE, ""))
+        scope.setdefault("state", {})["session"] = session
+        return None if session is None else await self.service.verify(session.secret)
+
+
+def is_api(path: str) -> bool:
+    """Whether a path belongs to the API rather than to the page."""
+    return path == "/v1" or path.startswith("/v1/")
+
+
+def is_open(path: str) -> bool:
+    """Whether a path needs no key."""
+    return any(path == name or (name.endswith("/") and path.startswith(name)) for name in OPEN)
+
+
+def client_address(scope: Scope) -> str:
+    """Return the client's address as the server sees it."""
+    client = scope.get("client")
+    return str(client[0]) if client else "unknown"
+
+
+def _unknown(scope: Scope) -> Response:
+    if is_api(scope["path"]):
+        sentence = "send a valid API key as 'Authorization: Bearer KEY': `vireid keys create` makes one"
+        return JSONResponse({"detail": sentence}, 401, {"www-authenticate": "Bearer"})
+    if scope["method"] == "GET":
+        return RedirectResponse("/login", 303)
+    return Response("your session has ended: sign in again", 401, media_type="text/plain")
+
+
+def _bounded(scope: Scope, receive: Receive, limit: int) -> Receive:
+    sentence = f"the request is larger than {limit:,} bytes: send a smaller picture or fewer items"
+    declared = Headers(scope=scope).get("content-length", "0")
+    total = 0
+
+    async def read() -> Message:
+        nonlocal total
+        if declared.isdecimal() and int(declared) > limit:
+            raise HTTPException(413, sentence)
+        message = await receive()
+        total += len(message.get("body", b""))
+        if total > limit:
+            raise HTTPException(413, sentence)
+        return message
+
+    return read

@@ -1,0 +1,221 @@
+"""The web page: forms rendered on the server; a small script saves reloading and brings drop and arrow keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Form, HTTPException, Query, Request
+from starlette.responses import RedirectResponse, Response
+
+from vireid.errors import InputError
+from vireid.gallery import Candidate, Confirmation, Item, Role
+from vireid.gallery import Query as GalleryQuery
+from vireid.serve.auth import COOKIE, Caller, Session, allowed
+from vireid.serve.errors import found
+from vireid.serve.guard import client_address
+from vireid.serve.page.forms import DecisionForm, Known, PicturesForm, SearchForm
+from vireid.serve.page.render import html, wants_fragment
+from vireid.serve.routes_items import attachment, contact_sheet_of
+from vireid.serve.service import Service, Shared
+
+router = APIRouter()
+_PAGE = 60
+_STRIP = 8
+
+
+def current_session(request: Request) -> Session:
+    """Return the session that the guard has found."""
+    session: Session = request.state.session
+    return session
+
+
+def same_site(request: Request) -> None:
+    """Refuse forms that another site sends, as far as the browser tells.
+
+    Raises:
+        HTTPException: 403.
+    """
+    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        raise HTTPException(403, "this form was sent by another site: open the page itself")
+
+
+User = Annotated[Caller, Depends(allowed(Role.VIEWER))]
+Verifier = Annotated[Caller, Depends(allowed(Role.OPERATOR))]
+Signed = Annotated[Session, Depends(current_session)]
+Line = Annotated[str, Form(max_length=2000)]
+
+
+@router.get("/login")
+async def login_page() -> Response:
+    """Show the sign-in form."""
+    return html("login.html", message="")
+
+
+@router.post("/login", dependencies=[Depends(same_site)])
+async def login(request: Request, service: Shared, key: Annotated[str, Form(max_length=200)] = "") -> Response:
+    """Begin a session with an API key."""
+    caller = await service.verify_from(client_address(request.scope), key.strip()) if key.strip() else None
+    if caller is None:
+        return html("login.html", 401, message="This key is unknown or was revoked.")
+    await service.run(caller.gallery.audit.append, "sign in", caller.use())
+    answer = RedirectResponse("/", 303)
+    secure = request.url.scheme == "https"
+    answer.set_cookie(COOKIE, service.sessions.open(key.strip()), httponly=True, samesite="strict", secure=secure)
+    return answer
+
+
+@router.post("/logout")
+async def logout(request: Request, caller: User, session: Signed, service: Shared, csrf: Line = "") -> Response:
+    """End the session."""
+    session.check(csrf)
+    service.sessions.close(request.cookies[COOKIE])
+    await service.run(caller.gallery.audit.append, "sign out", caller.use())
+    answer = RedirectResponse("/login", 303)
+    answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
+    return answer
+
+
+@router.get("/")
+async def start(caller: User, session: Signed, service: Shared, item: Known = None) -> Response:
+    """Show the search form, with a stored picture chosen or none."""
+    chosen = await service.run(found, caller.gallery.item, item) if item else None
+    return await _search_page(service, caller, session, {"chosen": chosen})
+
+
+@router.post("/pick")
+async def pick(session: Signed, caller: User, csrf: Line = "", purpose: Line = "", case: Line = "") -> Response:
+    """Remember what has been filled in, and go to the stored pictures."""
+    session.check(csrf)
+    session.purpose, session.case = purpose, case
+    return RedirectResponse("/pictures", 303)
+
+
+@router.post("/search")
+async def search(
+    request: Request,
+    form: Annotated[SearchForm, Form(media_type="multipart/form-data")],
+    caller: User,
+    session: Signed,
+    service: Shared,
+) -> Response:
+    """Answer the search form: the whole page, or only the results for the script."""
+    session.check(form.csrf)
+    session.purpose, session.case = form.purpose, form.case
+    query, chosen = await _query(form, caller, service)
+    result = await service.search(caller, query, form.options())
+    looks = await service.run(_looks, caller, form.case, result.query, result.candidates)
+    calibration = caller.gallery.calibration
+    target = None if calibration is None else calibration.target_fpr
+    answer = {"result": result, "form": form, "chosen": chosen, "target": target, **looks}
+    if wants_fragment(request):
+        return html("results.html", **_common(caller, session), **answer)
+    return await _search_page(service, caller, session, answer)
+
+
+async def _query(form: SearchForm, caller: Caller, service: Service) -> tuple[GalleryQuery, Item | None]:
+    if form.upload is not None:
+        return await service.picture_query(caller, await form.upload.read(), form.modality), None
+    wanted = form.pick or form.item
+    if wanted is None:
+        raise InputError("drop a picture, or pick a stored one, to search with")
+    query = await service.item_query(caller, wanted)
+    return query, await service.run(caller.gallery.item, wanted)
+
+
+def _looks(caller: Caller, case: str, query: str, candidates: Sequence[Candidate]) -> dict[str, Any]:
+    """Return what the results show beside the answer: strips of tracks, places of cameras, who has verified what."""
+    gallery = caller.gallery
+    tracks = [candidate.track.id for candidate in candidates]
+    best = {candidate.item.id for candidate in candidates}
+    entries = gallery.confirmations.list(case)
+    return {
+        "strips": {track: [item for item in _strip(caller, track) if item.id not in best] for track in tracks},
+        "places": {camera.id: camera.place for camera in gallery.cameras.list()},
+        "entries": {entry.track: entry for entry in entries if entry.query == query},
+    }
+
+
+def _strip(caller: Caller, track: str) -> list[Item]:
+    """Return up to `_STRIP` pictures of a track, evenly spread over the passage."""
+    items = [item for item in caller.gallery.track_items(track) if item.has_crop]
+    return items[:: max(1, -(-len(items) // _STRIP))]
+
+
+async def _search_page(service: Service, caller: Caller, session: Session, answer: dict[str, Any]) -> Response:
+    facts: dict[str, Any] = {
+        "cameras": await service.run(caller.gallery.cameras.list),
+        "items": await service.run(caller.gallery.count),
+        "rerankings": service.rerankings(caller),
+        "result": None,
+        "form": None,
+    }
+    return html("search.html", **_common(caller, session), **(facts | answer))
+
+
+@router.get("/pictures")
+async def pictures(
+    request: Request, form: Annotated[PicturesForm, Query()], caller: User, session: Signed, service: Shared
+) -> Response:
+    """Show stored pictures to pick one to search with."""
+    page = await service.run(caller.gallery.items, form.where(), limit=_PAGE, after=form.after)
+    cameras = await service.run(caller.gallery.cameras.list)
+    more = request.url.include_query_params(after=page[-1].id).query if len(page) == _PAGE else ""
+    return html("pictures.html", **_common(caller, session), page=page, cameras=cameras, form=form, more=more)
+
+
+@router.get("/crop")
+async def crop(id: str, caller: User, service: Shared) -> Response:
+    """Return a stored picture."""
+    jpeg = await service.run(found, caller.gallery.crop, id)
+    if jpeg is None:
+        raise HTTPException(404, f"item {id!r} was stored without a picture")
+    return Response(jpeg, media_type="image/jpeg")
+
+
+@router.get("/verification")
+async def verification(caller: User, session: Signed, service: Shared, case: str = "") -> Response:
+    """Show the candidates under verification, of one case or of all, newest first."""
+    entries = await service.run(caller.gallery.confirmations.list, case or None)
+    rows = await service.run(lambda: [_row(caller, entry) for entry in reversed(entries)])
+    return html("verification.html", **_common(caller, session), rows=rows, case=case)
+
+
+def _row(caller: Caller, entry: Confirmation) -> dict[str, Any]:
+    asked = entry.query.removeprefix("item:") if entry.query.startswith("item:") else None
+    return {
+        "confirmation": entry,
+        "track": caller.gallery.track(entry.track),
+        "pictures": _strip(caller, entry.track),
+        "asked": asked if asked and caller.gallery.known([asked]) else None,
+    }
+
+
+@router.post("/verification")
+async def decide(
+    request: Request, form: Annotated[DecisionForm, Form()], caller: Verifier, session: Signed, service: Shared
+) -> Response:
+    """Confirm or reject a candidate in the signed-in user's name."""
+    session.check(form.csrf)
+    entry = await service.run(_decide, caller, form)
+    if not wants_fragment(request):
+        return RedirectResponse("/verification", 303)
+    shown: dict[str, Any] = form.model_dump(include={"place", "query", "track", "purpose", "case"})
+    return html("state.html", **_common(caller, session), state=entry.state, entry=entry, **shown)
+
+
+def _decide(caller: Caller, form: DecisionForm) -> Confirmation:
+    register, use = caller.gallery.confirmations, caller.use(form.purpose, form.case)
+    entry = register.propose(form.query, form.track, use)
+    return register.confirm(entry.id, use) if form.decision == "confirm" else register.reject(entry.id, use)
+
+
+@router.get("/sheet/{id}")
+async def sheet(id: str, caller: Verifier, service: Shared) -> Response:
+    """Return the contact sheet of a recent search."""
+    return attachment(await contact_sheet_of(caller, service, id, "candidates.html"), "candidates.html")
+
+
+def _common(caller: Caller, session: Session) -> dict[str, Any]:
+    may_verify = caller.key.role.allows(Role.OPERATOR)
+    return {"caller": caller, "gallery": caller.gallery.settings, "session": session, "may_verify": may_verify}

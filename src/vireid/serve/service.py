@@ -1,0 +1,171 @@
+"""One service process: its galleries, threads, sessions and what it counts. Routes call it, nothing calls back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Annotated, Any, TypeVar
+
+from anyio import CapacityLimiter, to_thread
+from fastapi import Depends, Request
+from PIL import Image
+
+from vireid.errors import InputError
+from vireid.gallery import RERANKERS, Gallery, Query, Receipt, Reranker, SearchResult, image_fingerprint
+from vireid.records import Modality
+from vireid.serve.auth import Caller, Sessions, find_caller
+from vireid.serve.batching import EmbeddingBatcher, Vector
+from vireid.serve.errors import found
+from vireid.serve.limits import Buckets, Limits, Load, Refusal
+from vireid.serve.metrics import Metrics
+from vireid.serve.models import SearchOptions
+from vireid.serve.uploads import read_picture
+
+T = TypeVar("T")
+_RECENT = 500
+
+
+class Service:
+    """What all requests of one process share.
+
+    Args:
+        galleries: open galleries; a key belongs to one of them and chooses it.
+        limits: what is accepted.
+        refiners: trained re-rankers of galleries by the gallery's id.
+
+    Raises:
+        InputError: when there is no gallery.
+    """
+
+    def __init__(
+        self, galleries: Sequence[Gallery], limits: Limits, refiners: Mapping[str, Reranker] | None = None
+    ) -> None:
+        if not galleries:
+            raise InputError("name at least one gallery to serve: vireid serve --gallery DIR")
+        self.galleries = tuple(galleries)
+        self.limits = limits
+        self._refiners = dict(refiners or {})
+        self.metrics = Metrics()
+        self.load = Load(limits)
+        self.sessions = Sessions(limits.session_hours)
+        self._failures = Buckets(limits.failures / 60, limits.failures)
+        self._slots = CapacityLimiter(limits.searches)
+        self._hashing = CapacityLimiter(1)
+        self._batchers = {id(gallery): self._batcher(gallery) for gallery in self.galleries}
+        self._recent: OrderedDict[tuple[str, str], SearchResult] = OrderedDict()
+
+    def _batcher(self, gallery: Gallery) -> EmbeddingBatcher:
+        observe = self.metrics.batch.observe
+        return EmbeddingBatcher(gallery.embedder, self.limits.batch, self.limits.batch_wait, observe)
+
+    async def run(self, function: Callable[..., T], *arguments: Any, **named: Any) -> T:
+        """Call a blocking function in one of the service's few threads, waiting for a free one."""
+        return await to_thread.run_sync(partial(function, *arguments, **named), limiter=self._slots)
+
+    async def verify(self, secret: str) -> Caller | None:
+        """Return whom a key belongs to."""
+        return await to_thread.run_sync(find_caller, self.galleries, secret, limiter=self._hashing)
+
+    async def verify_from(self, address: str, secret: str) -> Caller | None:
+        """Return whom a key belongs to, counting wrong ones.
+
+        Args:
+            address: of the client.
+            secret: the key as it was sent.
+
+        Raises:
+            Refusal: 429 after too many wrong keys from this address.
+        """
+        if self._failures.tokens(address) < 1:
+            raise Refusal(429, "failures", "too many wrong keys from this address: wait a minute", 60)
+        caller = await self.verify(secret)
+        if caller is None:
+            self._failures.take(address)
+        return caller
+
+    async def picture(self, data: bytes) -> Image.Image:
+        """Decode an upload, see `read_picture`."""
+        return await self.run(read_picture, data, self.limits.pixels)
+
+    async def embed(self, caller: Caller, picture: Image.Image, modality: Modality) -> Vector:
+        """Return the (D,) embedding of a picture, sharing a forward pass with others that wait."""
+        return await asyncio.wrap_future(self._batchers[id(caller.gallery)].submit(picture, modality))
+
+    async def picture_query(self, caller: Caller, data: bytes, modality: Modality) -> Query:
+        """Return the query that an uploaded picture makes; the picture is kept nowhere."""
+        picture = await self.picture(data)
+        vector = await self.embed(caller, picture, modality)
+        return Query.from_vector(vector, modality, image_fingerprint(data), picture)
+
+    async def item_query(self, caller: Caller, item_id: str) -> Query:
+        """Return the query that a stored item makes, with its picture where there is one.
+
+        Raises:
+            HTTPException: 404 when there is no such item.
+        """
+        crop = await self.run(found, caller.gallery.crop, item_id)
+        query = await self.run(Query.from_item, caller.gallery, item_id)
+        return query if crop is None else replace(query, picture=await self.picture(crop))
+
+    def rerankings(self, caller: Caller) -> list[str]:
+        """Return the names of the re-rankings that the caller's gallery offers."""
+        refiner = self._refiners.get(caller.gallery.settings.id)
+        return [*RERANKERS, *([] if refiner is None else [refiner.name])]
+
+    def _reranking(self, caller: Caller, name: str | None) -> str | Reranker | None:
+        if name is None or name in RERANKERS:
+            return name
+        refiner = self._refiners.get(caller.gallery.settings.id)
+        if refiner is None:
+            raise InputError(f"re-ranking {name} is not loaded: start the service by vireid serve --refine BUNDLE")
+        return refiner
+
+    async def search(self, caller: Caller, query: Query, options: SearchOptions) -> SearchResult:
+        """Search the caller's gallery in the caller's name and remember the answer for a contact sheet."""
+        result = await self.run(
+            caller.gallery.search,
+            query,
+            use=caller.use(options.purpose, options.case),
+            k=options.k,
+            where=options.where,
+            rerank=self._reranking(caller, options.rerank),
+            rerank_top=options.rerank_top,
+            include_below=options.include_below,
+        )
+        self.metrics.searches.labels(result.verdict).inc()
+        self.metrics.search_seconds.observe(result.seconds)
+        self._recent[caller.gallery.settings.id, result.id] = result
+        if len(self._recent) > _RECENT:
+            self._recent.popitem(last=False)
+        return result
+
+    def recent(self, caller: Caller, search_id: str) -> SearchResult | None:
+        """Return one of the last searches of this process in the caller's gallery; answers only, no pictures."""
+        return self._recent.get((caller.gallery.settings.id, search_id))
+
+    async def remove(self, caller: Caller, remove: Callable[..., Receipt], *arguments: Any, **named: Any) -> Receipt:
+        """Call one of the gallery's deletions, and forget the answers that may still speak of what it deleted."""
+        receipt = await self.run(remove, *arguments, **named)
+        gallery = caller.gallery.settings.id
+        for known in [known for known in self._recent if known[0] == gallery]:
+            del self._recent[known]
+        return receipt
+
+    def close(self) -> None:
+        """Finish what waits and close the galleries."""
+        for batcher in self._batchers.values():
+            batcher.close()
+        for gallery in self.galleries:
+            gallery.close()
+
+
+def current_service(request: Request) -> Service:
+    """Return the service of a request's application."""
+    service: Service = request.app.state.service
+    return service
+
+
+Shared = Annotated[Service, Depends(current_service)]

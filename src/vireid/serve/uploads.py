@@ -1,0 +1,71 @@
+"""From the bytes that a stranger sends to pixels that are safe to use."""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from vireid.errors import InputError
+
+_SIDE = 1024
+_QUALITY = 92
+
+
+class UnreadablePicture(InputError):
+    """An upload that is no picture the service takes."""
+
+
+class TooLarge(InputError):
+    """An upload with more pixels than the service takes."""
+
+
+def picture_format(data: bytes) -> str | None:
+    """Return JPEG, PNG or WEBP by a file's first bytes, None for anything else. Names and headers are not asked."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    return None
+
+
+def read_picture(data: bytes, max_pixels: int) -> Image.Image:
+    """Decode an upload: upright, RGB, without any metadata.
+
+    Args:
+        data: an encoded JPEG, PNG or WebP file.
+        max_pixels: bound on width × height, checked before decoding.
+
+    Raises:
+        UnreadablePicture: for another type or a damaged file.
+        TooLarge: for too many pixels.
+    """
+    kind = picture_format(data)
+    if kind is None:
+        raise UnreadablePicture("the upload is no JPEG, PNG or WebP file: convert the picture to one of them")
+    try:
+        with Image.open(BytesIO(data), formats=[kind]) as image:
+            if image.width * image.height > max_pixels:
+                raise TooLarge(f"the picture has {image.width} × {image.height} pixels: shrink it below {max_pixels:,}")
+            if getattr(image, "n_frames", 1) > 1:
+                raise UnreadablePicture("the picture is animated: send one still")
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+    except InputError:
+        raise
+    except Image.DecompressionBombError:
+        raise TooLarge(f"the picture has too many pixels: shrink it below {max_pixels:,}") from None
+    except Exception as error:  # decoders answer hostile bytes with exceptions of every kind
+        raise UnreadablePicture("the picture is damaged and cannot be decoded: send another copy") from error
+    return Image.fromarray(np.asarray(upright))
+
+
+def encode_crop(picture: Image.Image) -> bytes:
+    """Return a picture as a JPEG file without metadata, at most 1024 pixels a side, as galleries store crops."""
+    small = picture.copy()
+    small.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    stream = BytesIO()
+    small.save(stream, "JPEG", quality=_QUALITY)
+    return stream.getvalue()

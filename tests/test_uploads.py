@@ -1,0 +1,212 @@
+"""What strangers send: hostile files, bodies, paths and whatever Schemathesis makes up; none of it changes anything."""
+
+import io
+import json
+import tempfile
+import zlib
+
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
+
+from hypothesis import HealthCheck, given, settings
+from PIL import Image
+
+from serve_site import DIM, WHY, Site, encoded
+from vireid.serve.uploads import encode_crop, read_picture
+
+NEW = {"item": {"id": "x", "camera": "c9", "modality": "visible"}, "vector": [1.0] + [0.0] * (DIM - 1)}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    site = Site(tmp_path_factory.mktemp("uploads") / "gallery", rate=1e6, burst=10**6, failures=10**6)
+    yield site
+    site.app.state.service.close()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps({"vector": [float("nan")] * DIM, **WHY}),
+        json.dumps({"vector": [float("inf")] * DIM, **WHY}),
+        '{"vector": [1e999], "purpose": "a", "case": "b"}',
+        "[" * 100_000,
+        '{"item": ',
+        '{"item": "\\ud800", "purpose": "a", "case": "b"}',
+        "\x00\xff",
+    ],
+)
+def test_hostile_json_is_refused(site, text):
+    answer = site.ask("POST", "/v1/search", content=text, headers={"content-type": "application/json"})
+    assert answer.status_code in (400, 422), answer.text
+    assert set(answer.json()) == {"detail"}
+
+
+def bomb(side=30_000):
+    """A PNG file whose header promises side × side pixels."""
+    data = bytearray(encoded("PNG", size=(8, 8)))
+    data[16:24] = side.to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    return bytes(data)
+
+
+def animated():
+    stream = io.BytesIO()
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(stream, "WEBP", save_all=True, append_images=frames[1:])
+    return stream.getvalue()
+
+
+HOSTILE = {
+    "empty": (b"", 415),
+    "text": (b"<svg onload=alert(1)>", 415),
+    "gif": (encoded("GIF"), 415),
+    "tiff": (encoded("TIFF"), 415),
+    "magic alone": (b"\xff\xd8\xff", 415),
+    "truncated JPEG": (encoded(size=(200, 200))[:-300], 415),
+    "truncated PNG": (encoded("PNG", size=(200, 200))[:-60], 415),
+    "JPEG that says it is PNG": (b"\x89PNG\r\n\x1a\n" + encoded(), 415),
+    "animated WebP": (animated(), 415),
+    "pixel bomb": (bomb(), 413),
+    "monstrous bomb": (bomb(2**31 - 1), 413),
+    "too many bytes": (encoded() + bytes(2**20), 413),
+}
+
+
+@pytest.fixture(scope="module")
+def small_site(tmp_path_factory):
+    site = Site(tmp_path_factory.mktemp("serve") / "small", body_bytes=2**20, pixels=10**6)
+    yield site
+    site.app.state.service.close()
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("route", ["/v1/search/image", "/v1/items/image"])
+def test_hostile_files_are_refused_and_change_nothing(small_site, name, route):
+    data, status = HOSTILE[name]
+    before = small_site.state()
+    item = {"id": "evil", "camera": "c0", "modality": "visible"}
+    form = {**WHY, "modality": "visible"} if "search" in route else {"item": json.dumps(item)}
+    answer = small_site.ask("POST", route, data=form, files={"image": ("../../../tmp/a.jpg", data, "image/jpeg")})
+    assert answer.status_code == status, answer.text
+    assert set(answer.json()) == {"detail"}
+    assert small_site.state() == before
+
+
+def test_a_body_without_declared_length_is_cut_off(small_site):
+    sent = []
+
+    def endless():
+        for _ in range(64):
+            sent.append(1)
+            yield bytes(2**16)
+
+    answer = small_site.ask("POST", "/v1/search", content=endless(), headers={"content-type": "application/json"})
+    assert answer.status_code == 413
+
+
+BAD_ITEMS = [
+    ({"vector": [1.0] * 3}, 409),
+    ({"vector": [1.0] * DIM}, 409),
+    ({"vector": [0.0] * DIM}, 409),
+    ({"vector": None}, 422),
+    ({"crop": "not base64!"}, 422),
+    ({"crop": "AAAA"}, 415),
+    ({"item": {"id": "", "camera": "c", "modality": "visible"}}, 422),
+    ({"item": {"id": "x" * 201, "camera": "c", "modality": "visible"}}, 422),
+    ({"item": {"id": "x", "camera": "c", "modality": "sonar"}}, 422),
+    ({"item": {"id": "x", "camera": "c0", "modality": "visible", "track": "t1"}}, 409),
+    ({"item": {"id": "x", "camera": "c0", "modality": "visible", "time": "2026-05-03"}}, 422),
+]
+
+
+@pytest.mark.parametrize(("change", "status"), BAD_ITEMS)
+def test_a_batch_with_one_bad_item_stores_nothing(site, change, status):
+    good = NEW
+    before = site.state()
+    batch = {"items": [{**good, "item": {**good["item"], "id": "good"}}, {**good, **change}]}
+    answer = site.ask("POST", "/v1/items", "olga", json=batch)
+    assert answer.status_code == status, answer.text
+    assert site.state() == before
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/images/../nothing",
+        "/v1/images/..%2f..%2f..%2fetc%2fpasswd",
+        "/v1/images/%2e%2e%2f%2e%2e%2frecords.sqlite3",
+        "/v1/images/",
+        "/v1/items/%00",
+        "/v1/tracks/t0%0d%0aSet-Cookie:x",
+        "/static/..%2fapp.py",
+        "/static/%2e%2e/%2e%2e/app.py",
+        "/v1/nowhere",
+    ],
+)
+def test_path_tricks_find_nothing(site, path):
+    assert site.ask("GET", path).status_code == 404
+
+
+def test_pictures_are_turned_upright_and_lose_their_metadata(site):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "SecretCamera"
+    picture = encoded(size=(60, 20), exif=exif, comment=b"SecretComment")
+    item = {"id": "n", "camera": "c0", "modality": "infrared"}
+    answer = site.ask("POST", "/v1/items/image", data={"item": json.dumps(item)}, files={"image": ("a", picture)})
+    assert answer.json() == {"ids": ["n"]}
+    stored = site.ask("GET", "/v1/images/n")
+    assert stored.headers["content-type"] == "image/jpeg"
+    assert b"Secret" not in stored.content
+    assert Image.open(io.BytesIO(stored.content)).size == (20, 60)
+
+
+def test_crops_are_bounded_and_clean():
+    picture = read_picture(encoded("PNG", size=(3000, 1500)), 10**7)
+    assert Image.open(io.BytesIO(encode_crop(picture))).size == (1024, 512)
+    assert picture.info == {}
+
+
+def test_uploads_never_touch_the_disk(site, monkeypatch):
+    def fail(self):
+        raise AssertionError("an upload was written to disk")
+
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", fail)
+    noise = np.random.default_rng(0).integers(0, 255, (1200, 1000, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(noise).save(stream, "PNG")
+    assert stream.tell() > 3 * 2**20
+    form = {**WHY, "modality": "visible"}
+    answer = site.ask("POST", "/v1/search/image", data=form, files={"image": ("a", stream.getvalue())})
+    assert answer.status_code == 200
+
+
+PICTURES = {"/v1/search/image", "/v1/items/image", "/v1/items"}
+"""A schema says no more than "bytes" of a picture: these routes rightly refuse what fits it, see `HOSTILE`."""
+
+
+def test_schemathesis_finds_nothing(site):
+    schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
+    schemathesis.checks.load_all_checks()
+    from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+    def attack(operation):
+        @given(case=operation.as_strategy())
+        @settings(
+            max_examples=10, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+        )
+        def send(case):
+            excluded = [positive_data_acceptance] if operation.path in PICTURES else []
+            case.call_and_validate(headers={"Authorization": f"Bearer {site.keys['ada']}"}, excluded_checks=excluded)
+
+        send()
+
+    operations = [
+        found.ok() for found in schemathesis.openapi.from_asgi("/openapi.json", site.app).get_all_operations()
+    ]
+    for operation in operations:
+        attack(operation)
+    assert len(operations) == sum(map(len, site.app.openapi()["paths"].values()))
+    assert site.gallery.audit.verify().broken is None
