@@ -61,10 +61,10 @@ def test_parameter_groups_get_their_learning_rates():
     optimizers = build_optimizers(method, recipes)
     set_learning_rates(optimizers, recipes, 0.5)
     rates = {group["name"]: group["lr"] for optimizer in optimizers.values() for group in optimizer.param_groups}
-    assert rates == pytest.approx({"backbone": 0.005, "head": 0.05, "centers": 0.5})
-    moved = build_optimizers(method, {**recipes, "heads": OptimizerOptions(kind="adamw", takes=("head",))})
+    assert rates == pytest.approx({"backbone": 0.005, "head": 0.05, "classifier": 0.05, "centers": 0.5})
+    moved = build_optimizers(method, {**recipes, "rows": OptimizerOptions(kind="adamw", takes=("classifier",))})
     groups = {name: [group["name"] for group in optimizer.param_groups] for name, optimizer in moved.items()}
-    assert groups == {"main": ["backbone"], "centers": ["centers"], "heads": ["head"]}
+    assert groups == {"main": ["backbone", "head"], "centers": ["centers"], "rows": ["classifier"]}
     with pytest.raises(InputError, match="no parameter group trunk"):
         build_optimizers(method, {**recipes, "main": OptimizerOptions(lr_scale={"trunk": 0.1})})
     with pytest.raises(InputError, match=r"lacks optimizers\.centers"):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vireid.losses.distance import full_precision
 from vireid.losses.term import Term
 from vireid.losses.unidirectional import UnidirectionalLoss
-from vireid.nn import identity_classifier
+from vireid.nn import IdentityClassifier
 from vireid.options import Options
 from vireid.records import Batch, Modality
 
@@ -108,7 +108,7 @@ class ProxyMemory(Term):
     def __init__(self, num_classes: int, dim: int, options: MemoryOptions) -> None:
         super().__init__(num_classes, dim, options)
         self.options = options
-        self.proxies = nn.ModuleList(identity_classifier(dim, num_classes) for _ in Modality)
+        self.proxies = nn.ModuleList(IdentityClassifier(dim, num_classes) for _ in Modality)
         self.queues = nn.ModuleList(
             ProxyQueue(options.snapshots(m, num_classes), num_classes, dim, getattr(torch, options.storage))
             for m in Modality

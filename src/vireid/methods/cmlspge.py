@@ -30,7 +30,7 @@ from vireid.losses import (
     streamed_path_distances,
     top_path_distances,
 )
-from vireid.methods.base import Features, Method, ParameterGroup, normalize
+from vireid.methods.base import Features, Method, normalize
 from vireid.nn import (
     CBAM,
     STAGES,
@@ -39,13 +39,13 @@ from vireid.nn import (
     Backbone,
     BackboneOptions,
     GeneralizedMeanPool,
+    IdentityClassifier,
+    StripeClassifier,
     StripeHead,
-    StripeLinear,
     TwoStream,
     add_non_local,
     bnneck,
     build_backbone,
-    identity_classifier,
     route,
 )
 from vireid.nn.non_local import Width
@@ -144,9 +144,9 @@ class CMLSPGE(Method):
         )
         self.classifiers = nn.ModuleDict(
             {
-                "global": identity_classifier(trunk.dim, num_classes),
-                "enhanced": identity_classifier(trunk.dim, num_classes),
-                "stripes": StripeLinear(options.stripe_dim, num_classes, options.stripes, std=0.001),
+                "global": IdentityClassifier(trunk.dim, num_classes),
+                "enhanced": IdentityClassifier(trunk.dim, num_classes),
+                "stripes": StripeClassifier(options.stripe_dim, num_classes, options.stripes),
             }
         )
         self.mean, self.std, self.embedding_dim = trunk.mean, trunk.std, trunk.dim
@@ -198,14 +198,6 @@ class CMLSPGE(Method):
         if o.lsp_topk is not None:
             paths = torch.where(paths.isinf(), self.metric.bound(q) + e, paths)
         return paths if o.test_distance == "lsp" else e.add_(paths, alpha=o.lsp_weight)
-
-    def parameter_groups(self) -> list[ParameterGroup]:
-        """`backbone`, `head` and, apart, `classifiers`: they see features without a neck."""
-        trunk, head = super().parameter_groups()
-        classifiers = list(self.classifiers.parameters())
-        apart = {id(p) for p in classifiers}
-        head.params = [p for p in head.params if id(p) not in apart]
-        return [trunk, head, ParameterGroup("classifiers", classifiers)]
 
     def training_only(self) -> tuple[str, ...]:
         """The classifiers are not needed to search."""

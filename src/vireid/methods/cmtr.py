@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from vireid.losses import Reduction, WeightedRegularizedTriplet, WeightForm, full_precision
 from vireid.methods.base import Features, Method, ParameterGroup, normalize
-from vireid.nn import BackboneOptions, ViTOptions, bnneck, build_vit, identity_classifier
+from vireid.nn import BackboneOptions, IdentityClassifier, ViTOptions, bnneck, build_vit
 from vireid.options import Options
 from vireid.records import Batch, Modality
 
@@ -73,9 +73,9 @@ class CMTR(Method):
         if options.modality_embedding != "none":
             self.embedding = nn.Parameter(nn.init.trunc_normal_(torch.empty(len(Modality), dim), std=0.02))
         self.neck = bnneck(dim, "one")
-        self.classifier = identity_classifier(dim, num_classes)
+        self.classifier = IdentityClassifier(dim, num_classes)
         self.phi = build_phi(options.phi, dim) if options.mae_weight or options.test_removal else nn.ModuleList()
-        self.maid_classifier = identity_classifier(dim, num_classes) if options.separate_classifier else None
+        self.maid_classifier = IdentityClassifier(dim, num_classes) if options.separate_classifier else None
         self.wrt = WeightedRegularizedTriplet(options.wrt)
         self.mean, self.std, self.embedding_dim = self.network.mean, self.network.std, dim
         self.epoch = 0

@@ -21,11 +21,11 @@ from vireid.nn import (
     AveragePool,
     BackboneOptions,
     GeneralizedMeanPool,
+    IdentityClassifier,
     StripeHead,
     TwoStream,
     bnneck,
     build_backbone,
-    identity_classifier,
 )
 from vireid.nn.two_stream import SpecificUntil
 from vireid.options import Options
@@ -67,7 +67,7 @@ class MAUM(Method):
         else:
             self.head = GlobalHead(trunk.dim, options.neck, pool)
             parts, dim = 1, trunk.dim
-        self.classifiers = nn.ModuleList(identity_classifier(dim, num_classes) for _ in range(parts))
+        self.classifiers = nn.ModuleList(IdentityClassifier(dim, num_classes) for _ in range(parts))
         for part in range(parts):
             self.terms[f"memory{part}"] = ProxyMemory(num_classes, dim, options.memory)
         self.mean, self.std, self.embedding_dim = trunk.mean, trunk.std, parts * dim

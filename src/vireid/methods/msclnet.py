@@ -39,11 +39,11 @@ from vireid.nn import (
     AveragePool,
     BackboneOptions,
     GeneralizedMeanPool,
+    IdentityClassifier,
     MogrifierLSTMCell,
     TwoStream,
     bnneck,
     call_clipped,
-    identity_classifier,
     pool_stripes,
     route,
 )
@@ -148,7 +148,7 @@ class MSCLNet(AGWNetwork):
         dim, streams = self.embedding_dim, {"shared": 1, "separate": len(Modality)}
         self.norms = nn.ModuleList(nn.InstanceNorm2d(dim, affine=True) for _ in range(streams[o.instance_norm]))
         self.hat_heads = nn.ModuleList(
-            nn.Sequential(bnneck(dim, o.neck_init), identity_classifier(dim, num_classes))
+            nn.Sequential(bnneck(dim, o.neck_init), IdentityClassifier(dim, num_classes))
             for _ in range(streams[o.hat_classifier])
         )
         self.hat_pool = GeneralizedMeanPool(3.0)

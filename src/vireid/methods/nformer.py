@@ -20,7 +20,7 @@ from vireid.errors import InputError
 from vireid.losses import CenterLoss, blockwise_batch_hard_triplet
 from vireid.methods.base import ParameterGroup
 from vireid.methods.refiner import WIDEST, Projection, Refiner
-from vireid.nn import BackboneOptions, bnneck, identity_classifier
+from vireid.nn import BackboneOptions, IdentityClassifier, bnneck
 from vireid.nn.neighbor_graph import (
     Graph,
     LandmarkSampling,
@@ -249,7 +249,7 @@ class NFormer(Refiner):
         self.projection = Projection(o.input_dim, dim).eval().requires_grad_(False) if projected else None
         self.transformer = NeighborTransformer(dim, o.layers, o.heads, o.landmarks, o.neighbors, o)
         self.neck = bnneck(dim, "one")
-        self.classifier = identity_classifier(dim, num_classes)
+        self.classifier = IdentityClassifier(dim, num_classes)
         self.center = CenterLoss(num_classes, dim, o.center_weight)
 
     def forward(self, x: Tensor, modality: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:

@@ -25,10 +25,10 @@ from vireid.nn import (
     STAGES,
     AveragePool,
     BackboneOptions,
+    IdentityClassifier,
     TwoStream,
     bnneck,
     build_backbone,
-    identity_classifier,
     route,
 )
 from vireid.nn.heatmaps import fill_poses, render_heatmaps
@@ -197,7 +197,7 @@ class SPOT(Method):
         present = {"base": True, "structure": options.asr, "parts": options.tpi, "fusion": fused}
         branches = [name for name, there in present.items() if there]
         self.necks = nn.ModuleDict({name: bnneck(dim) for name in branches})
-        self.classifiers = nn.ModuleDict({name: identity_classifier(dim, num_classes) for name in branches})
+        self.classifiers = nn.ModuleDict({name: IdentityClassifier(dim, num_classes) for name in branches})
         apart = options.feature == "concat" or (options.asr and options.tpi and not fused)
         self.searched = tuple(branches[1:] if apart and len(branches) > 1 else branches[-1:])
         self.side_inputs = ("keypoints",) if options.pose == "keypoints" else ()

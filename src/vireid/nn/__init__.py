@@ -8,10 +8,10 @@ from vireid.nn.generator import Decoder, PrototypeEncoder
 from vireid.nn.gradients import call_clipped
 from vireid.nn.heatmaps import fill_poses, has_pose, render_heatmaps, standing_template
 from vireid.nn.mogrifier import MogrifierLSTMCell, mogrify
-from vireid.nn.neck import IdentityHead, bnneck, identity_classifier
+from vireid.nn.neck import IdentityClassifier, IdentityHead, bnneck
 from vireid.nn.non_local import NonLocalBlock, add_non_local
 from vireid.nn.pooling import AveragePool, GeneralizedMeanPool
-from vireid.nn.stripes import AlignedStripeHead, StripeHead, StripeLinear, pool_stripes
+from vireid.nn.stripes import AlignedStripeHead, StripeClassifier, StripeHead, pool_stripes
 from vireid.nn.two_stream import TwoStream, route
 from vireid.nn.vit import HybridOptions, ViT, ViTOptions, build_vit
 
@@ -27,13 +27,14 @@ __all__ = [
     "Decoder",
     "GeneralizedMeanPool",
     "HybridOptions",
+    "IdentityClassifier",
     "IdentityHead",
     "MogrifierLSTMCell",
     "MultiScaleDiscriminator",
     "NonLocalBlock",
     "PrototypeEncoder",
+    "StripeClassifier",
     "StripeHead",
-    "StripeLinear",
     "TwoStream",
     "ViT",
     "ViTOptions",
@@ -44,7 +45,6 @@ __all__ = [
     "call_clipped",
     "fill_poses",
     "has_pose",
-    "identity_classifier",
     "mix",
     "mogrify",
     "per_modality",

@@ -16,11 +16,12 @@ def bnneck(dim: int, init: Literal["normal", "one"] = "normal") -> nn.BatchNorm1
     return neck
 
 
-def identity_classifier(dim: int, num_classes: int) -> nn.Linear:
-    """Return a bias-free linear classifier, weights N(0, 0.001)."""
-    classifier = nn.Linear(dim, num_classes, bias=False)
-    nn.init.normal_(classifier.weight, 0.0, 0.001)
-    return classifier
+class IdentityClassifier(nn.Linear):
+    """A bias-free linear classifier, weights N(0, 0.001). Shape: (N, dim) -> (N, num_classes)."""
+
+    def __init__(self, dim: int, num_classes: int) -> None:
+        super().__init__(dim, num_classes, bias=False)
+        nn.init.normal_(self.weight, 0.0, 0.001)
 
 
 class IdentityHead(nn.Module):
@@ -29,7 +30,7 @@ class IdentityHead(nn.Module):
     def __init__(self, dim: int, num_classes: int, init: Literal["normal", "one"] = "normal") -> None:
         super().__init__()
         self.neck = bnneck(dim, init)
-        self.classifier = identity_classifier(dim, num_classes)
+        self.classifier = IdentityClassifier(dim, num_classes)
 
     def forward(self, f: Tensor) -> tuple[Tensor, Tensor]:
         """Return (g, logits)."""

@@ -52,6 +52,13 @@ class StripeLinear(nn.Module):
         return y if self.bias is None else y + self.bias
 
 
+class StripeClassifier(StripeLinear):
+    """An identity classifier a stripe, weights N(0, 0.001). Shape: (B, stripes, dim) -> (B, stripes, num_classes)."""
+
+    def __init__(self, dim: int, num_classes: int, stripes: int) -> None:
+        super().__init__(dim, num_classes, stripes, std=0.001)
+
+
 class StripeHead(nn.Module):
     """Pool every stripe, then its own 1x1 convolution, BatchNorm and ReLU, in float32 (HcTri's local branch).
 

@@ -10,11 +10,12 @@ from torch.optim import Optimizer
 
 from vireid.errors import InputError
 from vireid.methods import Method, ParameterGroup
+from vireid.nn import IdentityClassifier, StripeClassifier
 from vireid.recipe import OptimizerOptions, Schedule
 
 
 def build_optimizers(method: Method, recipes: dict[str, OptimizerOptions]) -> dict[str, Optimizer]:
-    """Build the named optimisers over the method's parameter groups.
+    """Build the named optimisers over the method's parameter groups and the group `classifier`, split off from them.
 
     Every torch group carries `name` and `base_lr`, the learning rate before the schedule.
 
@@ -24,13 +25,29 @@ def build_optimizers(method: Method, recipes: dict[str, OptimizerOptions]) -> di
     taken = {group: name for name, options in recipes.items() for group in options.takes}
     groups = [
         replace(group, optimizer=taken.get(group.name, group.optimizer))
-        for group in method.parameter_groups()
+        for group in split_classifiers(method)
         if any(p.requires_grad for p in group.params)
     ]
     for group in groups:
         if group.optimizer not in recipes:
             raise InputError(f"the recipe lacks optimizers.{group.optimizer}, which parameter group {group.name} needs")
     return {name: _build(name, options, groups) for name, options in recipes.items()}
+
+
+def split_classifiers(method: Method) -> list[ParameterGroup]:
+    """Return the method's groups, each without its identity classifiers, which follow as groups named `classifier`.
+
+    A row of them has a gradient of its own only where its identity is in the batch. Adam makes full steps of the tiny
+    gradients in between, SGD does not, so a recipe may want another optimiser there.
+    """
+    kinds = (IdentityClassifier, StripeClassifier)
+    rows = {id(p) for module in method.modules() if isinstance(module, kinds) for p in module.parameters()}
+    groups = []
+    for group in method.parameter_groups():
+        groups.append(replace(group, params=[p for p in group.params if id(p) not in rows]))
+        classifiers = [p for p in group.params if id(p) in rows]
+        groups.append(ParameterGroup("classifier", classifiers, group.optimizer))
+    return groups
 
 
 def _build(name: str, options: OptimizerOptions, groups: list[ParameterGroup]) -> Optimizer:

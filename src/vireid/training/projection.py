@@ -10,7 +10,7 @@ from torch import Tensor
 from vireid.data.sampler import epoch_batches
 from vireid.losses import CenterLoss
 from vireid.methods.nformer import NFormer, identity_losses
-from vireid.nn import identity_classifier
+from vireid.nn import IdentityClassifier
 from vireid.recipe import Recipe
 from vireid.training.optim import lr_factor
 
@@ -37,7 +37,7 @@ def train_projection(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         num_classes, dim = int(labels.max()) + 1, method.embedding_dim
-        classifier = identity_classifier(dim, num_classes)
+        classifier = IdentityClassifier(dim, num_classes)
         center = CenterLoss(num_classes, dim, method.options.center_weight)
     optimizer = torch.optim.Adam([*trained, *classifier.parameters()], lr=options.lr, weight_decay=options.weight_decay)
     centers = torch.optim.SGD(center.parameters(), lr=options.center_lr)
