@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from vireid import __version__
 from vireid.errors import InputError
 from vireid.files import replacing
-from vireid.methods import Method, build, describe
+from vireid.methods import Method, build
 from vireid.nn import BackboneOptions
-from vireid.options import Options
+from vireid.options import Options, describe
 
 METADATA_KEY = "vireid"
 

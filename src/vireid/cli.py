@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from vireid import cli_export, cli_gallery, cli_ingest, cli_serve
 from vireid.errors import InputError
 
 app = typer.Typer(
@@ -24,6 +25,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Look at data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+plots_app = typer.Typer(help="Draw what a model does.", no_args_is_help=True)
+app.add_typer(plots_app, name="plots")
 
 console = Console(stderr=False)
 
@@ -133,6 +136,33 @@ def data_check(
 
 
 @app.command()
+def pose(
+    root: Annotated[Path, typer.Argument(help="manifest, or folder of a data set")],
+    data: Annotated[str, typer.Option("--data", help="data set: see `vireid data list`")] = "manifest",
+    rtmlib: Annotated[Path | None, typer.Option(help="RTMPose as an ONNX file; needs rtmlib")] = None,
+    keypointrcnn: Annotated[Path | None, typer.Option(help="weights of torchvision's Keypoint R-CNN")] = None,
+    openpose: Annotated[Path | None, typer.Option(help="folder of OpenPose's JSON files")] = None,
+    stretch: Annotated[bool, typer.Option("--stretch", help="raise the contrast of dim images first")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="file; default: keypoints.npz beside the images")] = None,
+) -> None:
+    """Find the body joints of every image, for methods that use them (SPOT); an interrupted run goes on.
+
+    Examples: `vireid pose crops/manifest.csv --rtmlib rtmpose-m.onnx`,
+    `vireid pose /data/SYSU-MM01 --data sysu_mm01 --openpose json/`
+    """
+    from vireid.pose import PoseRequest, find_poses
+
+    with _progress("finding joints") as progress:
+        result = find_poses(PoseRequest(root, data, rtmlib, keypointrcnn, openpose, stretch, out), progress)
+    for reason in result.bad:
+        console.print(f"[yellow]skipped:[/yellow] {_escape(reason)}")
+    shares = ", ".join(f"{share:.0%} of {modality}" for modality, share in result.shares.items())
+    console.print(f"{result.file}: a pose in {shares} images, {len(result.bad)} skipped")
+    if result.uneven:
+        console.print("[yellow]uneven:[/yellow] where poses fail in one modality only, structure gives it away")
+
+
+@app.command()
 def train(
     method: Annotated[str | None, typer.Argument(help="method or shipped recipe, see `vireid methods`")] = None,
     data: DataOption = "synthetic",
@@ -178,6 +208,8 @@ def evaluate(
     feature: Annotated[str, typer.Option(help="which vector of the method")] = "global",
     flip: Annotated[bool, typer.Option(help="average each image with its mirror image")] = False,
     rerank: Annotated[str | None, typer.Option(help="k-reciprocal")] = None,
+    refine: Annotated[Path | None, typer.Option(help="run or bundle of a refiner, trained on this encoder")] = None,
+    refine_set: Annotated[list[str] | None, typer.Option(help="how to refine, such as mode=local")] = None,
     roc: Annotated[bool, typer.Option("--roc", help="also true positive rates at given false positive rates")] = False,
     distractors: Annotated[str | None, typer.Option(help="fill the gallery: a folder, or synthetic:N")] = None,
     figure: Annotated[Path | None, typer.Option(help="draw the distractor curve into this .png or .svg")] = None,
@@ -195,6 +227,7 @@ def evaluate(
     `vireid evaluate runs/regdb-* --format latex` (ten splits, ten models),
     `vireid evaluate best.safetensors --data manifest --root crops --query infrared --gallery visible --roc`,
     `vireid evaluate --features features.npz --protocol cross`,
+    `vireid evaluate runs/agw --refine runs/nformer --refine-set mode=local`,
     `vireid evaluate runs/sysu --protocol sysu-all --distractors synthetic:100000 --figure curve.png`
     """
     from vireid.evaluation.command import EvaluateRequest, run_evaluation
@@ -211,6 +244,8 @@ def evaluate(
         feature=feature,
         flip=flip,
         rerank=rerank,
+        refine=refine,
+        refine_set=tuple(refine_set or ()),
         roc=roc,
         options=tuple(options or ()),
         method_options=tuple(override or ()),
@@ -246,7 +281,7 @@ def _evaluate_with_strangers(request: Any, source: str, figure: Path | None, jso
 
 @app.command()
 def embed(
-    bundle: Annotated[Path, typer.Argument(help="bundle")],
+    bundle: Annotated[Path, typer.Argument(help="bundle, or an .onnx file of `vireid export`")],
     images: Annotated[list[Path], typer.Argument(help="image files or folders")],
     out: Annotated[Path, typer.Option("--out", help="Parquet file: path and embedding")],
     modality: Annotated[str, typer.Option(help="visible or infrared")] = "infrared",
@@ -282,6 +317,50 @@ def report(
     console.print(f"report: {target}")
 
 
+@plots_app.command("swap")
+def plots_swap(
+    bundle: Annotated[Path, typer.Argument(help="bundle of method hicmd")],
+    visible: Annotated[list[Path] | None, typer.Argument(help="visible images")] = None,
+    infrared: Annotated[list[Path] | None, typer.Option(help="infrared image; may be repeated")] = None,
+    data: DataOption = "synthetic",
+    root: Root = None,
+    people: Annotated[int, typer.Option(min=1, help="people drawn from the data set at --root")] = 4,
+    seed: Annotated[int, typer.Option(help="of the draw")] = 0,
+    out: Annotated[Path, typer.Option("--out", help=".png or .svg")] = Path("swap.png"),
+) -> None:
+    """Draw people with the pose and illumination of other pictures, by exchanging Hi-CMD's codes.
+
+    Examples: `vireid plots swap runs/hicmd/last.safetensors --root data/synthetic-v1`,
+    `vireid plots swap hicmd.safetensors day1.jpg day2.jpg --infrared night1.jpg --out swap.png`
+    """
+    from vireid.data import open_dataset
+    from vireid.records import Modality
+    from vireid.swap import choose_pairs, draw_swap
+
+    pictures = [(path, Modality.VISIBLE) for path in visible or []]
+    pictures += [(path, Modality.INFRARED) for path in infrared or []]
+    if root is not None:
+        pictures += choose_pairs(open_dataset(data, root), people, seed)
+    draw_swap(bundle, pictures, out)
+    console.print(f"grid: {out}")
+
+
+@plots_app.command("attention")
+def plots_attention(
+    bundle: Annotated[Path, typer.Argument(help="bundle of a method with attention maps, such as cmtr")],
+    images: Annotated[list[Path], typer.Argument(help="image files or folders")],
+    out: Annotated[Path, typer.Option("--out", help="PNG file")],
+    modality: Annotated[str, typer.Option(help="visible or infrared")] = "infrared",
+) -> None:
+    """Draw where a method looks in images of one modality.
+
+    Example: `vireid plots attention last.safetensors night/ --modality infrared --out attention.png`
+    """
+    from vireid.attention import draw_attention
+
+    console.print(f"{draw_attention(bundle, images, modality, out)} images in {out}")
+
+
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", help="folder for data, run and report")] = Path("demo"),
@@ -311,6 +390,11 @@ def _progress(text: str) -> Iterator[Callable[[int, int], None]]:
 def _escape(text: Any) -> str:
     return str(text).replace("[", "\\[")
 
+
+cli_export.register(app)
+cli_gallery.register(app)
+cli_ingest.register(app)
+cli_serve.register(app)
 
 if __name__ == "__main__":
     main()

@@ -298,7 +298,7 @@ def build(model: type[Model], **values: Any) -> Model:
     Raises:
         InputError: for a value that does not fit.
     """
-    from vireid.methods import describe
+    from vireid.options import describe
 
     try:
         return model(**values)

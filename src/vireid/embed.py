@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vireid.data.images import Pixels, Progress, decode
-from vireid.embedder import Embedder
 from vireid.errors import InputError
 from vireid.files import replacing
 from vireid.records import Modality
+
+if TYPE_CHECKING:
+    from vireid.embedder import Embedder
+    from vireid.onnx_embedder import OnnxEmbedder
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -38,10 +42,33 @@ def find_images(places: Iterable[Path]) -> list[Path]:
     return found
 
 
+def open_model(path: Path) -> Embedder | OnnxEmbedder:
+    """Open a bundle, or an `.onnx` file of `vireid export`, for which PyTorch is not imported.
+
+    Raises:
+        InputError: when the file is neither.
+    """
+    if path.suffix == ".onnx":
+        from vireid.onnx_embedder import OnnxEmbedder
+
+        return OnnxEmbedder(path)
+    from vireid.embedder import Embedder
+
+    return Embedder.load(path)
+
+
 def embed_files(
     bundle: Path, places: Iterable[Path], modality: str, out: Path, batch_size: int, progress: Progress | None = None
 ) -> tuple[int, list[str]]:
     """Embed image files into a Parquet file with columns `path`, `modality`, `embedding` (float32 list of D).
+
+    Args:
+        bundle: a bundle or an ONNX model, see `open_model`.
+        places: image files and folders.
+        modality: of all images.
+        out: the Parquet file.
+        batch_size: images a forward pass.
+        progress: called with (images done, images in all).
 
     Returns:
         the number of embeddings written, and a sentence for each file that could not be read.
@@ -51,12 +78,12 @@ def embed_files(
     """
     kind = Modality.parse(modality)
     paths = find_images(places)
-    embedder = Embedder.load(bundle)
+    embedder = open_model(bundle)
     schema = pa.schema(
         [
             ("path", pa.string()),
             ("modality", pa.string()),
-            ("embedding", pa.list_(pa.float32(), embedder.method.embedding_dim)),
+            ("embedding", pa.list_(pa.float32(), embedder.embedding_dim)),
         ]
     )
     bad: list[str] = []

@@ -10,20 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from vireid.bundle import BundleCard, load_bundle
 from vireid.data.augment import flip_keypoints
 from vireid.data.datamodule import ImageBatches, image_source, loader
-from vireid.data.images import Progress, decode, fit
+from vireid.data.images import ImageLike, Progress, pixels_of
 from vireid.errors import InputError
 from vireid.methods import Features, Method, Refiner
 from vireid.nn import has_pose
 from vireid.precision import Precision, choose_precision, default_device
 from vireid.records import Batch, Modality, Records
-
-ImageLike = str | Path | Image.Image | NDArray[np.uint8]
 
 
 class Embedder:
@@ -60,6 +57,11 @@ class Embedder:
             raise InputError(f"bundle {path} refines features and sees no images: open its encoder's bundle")
         return cls(method, card.image_size, device, card)
 
+    @property
+    def embedding_dim(self) -> int:
+        """D of the `global` feature."""
+        return self.method.embedding_dim
+
     def embed(
         self, images: Iterable[ImageLike], modality: str | Modality = "infrared", batch_size: int = 64
     ) -> NDArray[np.float32]:
@@ -76,10 +78,10 @@ class Embedder:
         items = list(images)
         kind = Modality.parse(modality)
         self._warn(pose_notice(self.method, None, len(items)))
-        out = np.zeros((len(items), self.method.embedding_dim), dtype=np.float32)
+        out = np.zeros((len(items), self.embedding_dim), dtype=np.float32)
         for start in range(0, len(items), batch_size):
             chunk = items[start : start + batch_size]
-            pixels = np.stack([_pixels(image, self.image_size) for image in chunk])
+            pixels = np.stack([pixels_of(image, self.image_size) for image in chunk])
             features = self.features(_batch(pixels, kind))
             out[start : start + len(chunk)] = features["global"].cpu().numpy()
         return out
@@ -164,19 +166,6 @@ def pose_notice(method: Method, keypoints: NDArray[np.float32] | None, count: in
 
 def _mean_direction(a: Tensor, b: Tensor) -> Tensor:
     return torch.nn.functional.normalize(a + b, dim=-1)
-
-
-def _pixels(image: ImageLike, size: tuple[int, int]) -> NDArray[np.uint8]:
-    if isinstance(image, str | Path):
-        return decode(Path(image), size)[0]
-    if isinstance(image, Image.Image):
-        return fit(image, size)
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
-        return fit(Image.fromarray(image), size)
-    raise InputError(
-        f"an image of type {type(image).__name__} {getattr(image, 'shape', '')}: "
-        "give a path, a PIL image or an (H, W, 3) uint8 array"
-    )
 
 
 def _batch(pixels: NDArray[np.uint8], modality: Modality) -> Batch:

@@ -13,9 +13,9 @@ from vireid.data.augment import Augment
 from vireid.data.sampler import Sampling
 from vireid.data.sequences import Sequences
 from vireid.errors import InputError
-from vireid.methods import describe, parse_options, parse_terms
+from vireid.methods import parse_options, parse_terms
 from vireid.nn import BackboneOptions
-from vireid.options import Options
+from vireid.options import Options, describe
 
 
 class DataOptions(Options):

@@ -8,15 +8,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
 from vireid.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NUM_KEYPOINTS = 18
 """OpenPose COCO-18 order: nose, neck, right then left arm, right then left leg, eyes, ears."""
@@ -215,6 +216,8 @@ class Batch:
     @staticmethod
     def cat(batches: Sequence[Batch]) -> Batch:
         """Stack batches along the rows."""
+        import torch
+
         columns = {f.name: [getattr(b, f.name) for b in batches] for f in fields(Batch)}
         stacked: dict[str, Any] = {k: None if v[0] is None else torch.cat(v) for k, v in columns.items()}
         return Batch(**stacked)

@@ -18,6 +18,7 @@ from vireid.errors import InputError
 from vireid.records import Records
 
 Pixels = NDArray[np.uint8]
+ImageLike = str | Path | Image.Image | Pixels
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
 
@@ -50,6 +51,24 @@ def decode(path: Path, size: tuple[int, int] | None = None) -> tuple[Pixels, tup
         raise InputError(f"image {path} is missing: restore it or take its row out of the data set") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"image {path} cannot be decoded ({error}): replace it or take its row out") from error
+
+
+def pixels_of(image: ImageLike, size: tuple[int, int]) -> Pixels:
+    """Return a path, a PIL image or an (h, w, 3) uint8 array as (H, W, 3) uint8 of `size` = (H, W).
+
+    Raises:
+        InputError: for an image that cannot be read, or an array of another shape or type.
+    """
+    if isinstance(image, str | Path):
+        return decode(Path(image), size)[0]
+    if isinstance(image, Image.Image):
+        return fit(image, size)
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+        return fit(Image.fromarray(image), size)
+    raise InputError(
+        f"an image of type {type(image).__name__} {getattr(image, 'shape', '')}: "
+        "give a path, a PIL image or an (H, W, 3) uint8 array"
+    )
 
 
 class ImageSource(Protocol):

@@ -17,9 +17,8 @@ from vireid.bundle import bundle_digest, load_bundle
 from vireid.errors import InputError
 from vireid.evaluation.distances import DistanceBlock
 from vireid.evaluation.insertion import insert_queries
-from vireid.methods import describe
 from vireid.methods.nformer import NFormer
-from vireid.options import Options
+from vireid.options import Options, describe
 from vireid.precision import default_device
 
 SEQUENCES = 16

@@ -15,6 +15,7 @@ from vireid.gallery.calibration import Calibration
 from vireid.gallery.database import Database, bump, is_url, shown
 from vireid.gallery.schema import SettingRow
 from vireid.gallery.types import Settings, utc_now
+from vireid.options import describe
 
 CHANGEABLE = ("name", "purpose", "retention_days", "require_purpose", "bundle")
 
@@ -98,8 +99,6 @@ def check_bundle(settings: Settings) -> Path:
 
 
 def _validated(location: str | Path, values: dict[str, Any]) -> Settings:
-    from vireid.methods import describe
-
     try:
         return Settings.model_validate(values)
     except ValidationError as error:

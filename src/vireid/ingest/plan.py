@@ -14,8 +14,7 @@ from vireid.errors import InputError
 from vireid.gallery import Use
 from vireid.gallery.types import Instant, Name
 from vireid.ingest.video import Video
-from vireid.methods import describe
-from vireid.options import Options
+from vireid.options import Options, describe
 from vireid.records import Modality
 
 

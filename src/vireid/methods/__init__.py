@@ -20,7 +20,7 @@ from vireid.methods.nformer import NFormer
 from vireid.methods.refiner import Refiner
 from vireid.methods.spot import SPOT
 from vireid.nn import BackboneOptions
-from vireid.options import Options
+from vireid.options import Options, describe
 
 METHODS: dict[str, type[Method]] = {
     "agw": AGW,
@@ -112,16 +112,6 @@ def build(
     return method
 
 
-def describe(error: ValidationError) -> str:
-    """Turn a pydantic error into one line: every offending key and what is wrong with it."""
-    parts = []
-    for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"])
-        problem = "unknown option" if item["type"] == "extra_forbidden" else item["msg"]
-        parts.append(f"{key}: {problem}")
-    return "; ".join(parts)
-
-
 __all__ = [
     "METHODS",
     "Features",
@@ -129,7 +119,6 @@ __all__ = [
     "ParameterGroup",
     "Refiner",
     "build",
-    "describe",
     "method_class",
     "parse_options",
     "parse_terms",

@@ -50,7 +50,7 @@ def fill_poses(keypoints: Tensor | None, images: Tensor) -> Tensor:
         (N, 18, 3) without NaN.
     """
     height, width = images.shape[2:]
-    template = standing_template((height, width)).to(images.device).expand(len(images), -1, -1)
+    template = standing_template((height, width)).to(images.device).expand(images.shape[0], -1, -1)
     return template if keypoints is None else torch.where(has_pose(keypoints)[:, None, None], keypoints, template)
 
 

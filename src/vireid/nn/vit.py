@@ -91,7 +91,7 @@ class ViT(nn.Module):
         x = self.embed(self.stem(images))
         grid = (x.shape[2], x.shape[3])
         x = x.flatten(2).transpose(1, 2)
-        first = self.cls_token + x.mean(1, keepdim=True) if self.hybrid else self.cls_token.expand(len(x), -1, -1)
+        first = self.cls_token + x.mean(1, keepdim=True) if self.hybrid else self.cls_token.expand(x.shape[0], -1, -1)
         x = torch.cat([first, x], 1) + resize_positions(self.pos_embed, self.grid, grid, self.interpolation)
         if shift is not None:
             shift = shift[:, None]

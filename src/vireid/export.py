@@ -1,0 +1,205 @@
+"""From a bundle to ONNX: one plain graph a modality, compared with PyTorch before it is written.
+
+A method routes rows by modality, which depends on data. Tracing it with images of one modality leaves that modality's
+path alone, with no routing in the graph; CMTR's modality embedding is folded into its position table.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vireid.bundle import BundleCard
+from vireid.data.images import Pixels
+from vireid.embedder import Embedder
+from vireid.errors import InputError
+from vireid.files import replacing
+from vireid.methods import Method
+from vireid.methods.base import normalize
+from vireid.methods.cmtr import CMTR
+from vireid.onnx_embedder import CARD, SUFFIX, OnnxEmbedder, graph_file
+from vireid.precision import Precision
+from vireid.records import Batch, Modality
+
+ExportPrecision = Literal["fp32", "fp16"]
+
+OPSET = 17
+BATCH_SIZES = (1, 5)
+"""Sizes that a graph is compared with PyTorch at; the trace itself sees another, so a size baked into it shows."""
+MAX_ANGLE = 1e-3
+"""Largest 1 - cosine of an embedding and PyTorch's."""
+MAX_ERROR = 1e-4
+"""Largest absolute difference of an fp32 graph's entries from PyTorch's."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A written graph and how far it is from PyTorch in float32 on random images.
+
+    Attributes:
+        file: where it is.
+        error: largest absolute difference of an entry of the unit vectors.
+        angle: largest 1 - cosine.
+    """
+
+    file: Path
+    error: float
+    angle: float
+
+
+class EmbeddingGraph(nn.Module):
+    """uint8 RGB images (N, H, W, 3) of one modality -> the `global` features (N, D) of a method.
+
+    With `half`, convolutions and products run in float16, and what the method keeps in float32 stays there.
+    """
+
+    def __init__(self, method: Method, modality: Modality, half: bool) -> None:
+        super().__init__()
+        self.method, self.modality, self.half_precision = method, int(modality), half
+        self.plain = method.folded()[modality] if isinstance(method, CMTR) else None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalise and embed."""
+        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self.method.mean, self.method.std))
+        pixels = (images.permute(0, 3, 1, 2).float() / 255 - mean) / std
+        modality = torch.full((images.shape[0],), self.modality, dtype=torch.int64)
+        with torch.autocast("cpu", dtype=torch.float16, enabled=self.half_precision, cache_enabled=False):
+            if self.plain is not None:
+                return normalize(self.plain(pixels))
+            return self.method.features(pixels, modality)["global"]
+
+
+def export_onnx(bundle: Path, out: Path, precision: ExportPrecision = "fp32") -> list[Exported]:
+    """Write `NAME.visible.onnx` and `NAME.infrared.onnx` of a bundle.
+
+    Args:
+        bundle: a method's bundle.
+        out: folder, the files being named after the bundle, or `NAME.onnx`.
+        precision: of weights and products.
+
+    Raises:
+        InputError: for a refiner's bundle, or when a graph differs from PyTorch; that graph is not written.
+    """
+    _require_onnx()
+    embedder = Embedder.load(bundle, torch.device("cpu"))
+    embedder.precision = Precision("32")
+    name = out if out.suffix == SUFFIX else out / f"{bundle.stem}{SUFFIX}"
+    return [write_graph(embedder, modality, graph_file(name, modality), precision) for modality in Modality]
+
+
+def write_graph(embedder: Embedder, modality: Modality, path: Path, precision: ExportPrecision = "fp32") -> Exported:
+    """Write the graph of one modality, whole and verified or not at all.
+
+    Args:
+        embedder: of a bundle, on the CPU, in float32.
+        modality: that the graph is for.
+        path: the file.
+        precision: see `export_onnx`.
+
+    Raises:
+        InputError: when the graph differs from PyTorch by more than `MAX_ANGLE` or, in fp32, `MAX_ERROR`.
+    """
+    if embedder.card is None:
+        raise InputError(f"{path} would have no card: export a bundle")
+    with replacing(path) as temporary:
+        _trace(embedder, modality, temporary, precision)
+        _describe(temporary, embedder, embedder.card, modality, precision)
+        error, angle = compare(OnnxEmbedder(temporary).embed, embedder, modality)
+        if not (angle <= MAX_ANGLE and (precision != "fp32" or error <= MAX_ERROR)):
+            raise InputError(
+                f"{path} was not written: as {precision} it differs from PyTorch by {error:.1e} in an entry and "
+                f"{angle:.1e} in cosine; export it as fp32, or report method {embedder.card.method} where it is"
+            )
+    return Exported(path, error, angle)
+
+
+def compare(
+    embed: Callable[[list[Pixels], Modality, int], NDArray[np.float32]], embedder: Embedder, modality: Modality
+) -> tuple[float, float]:
+    """Return the largest absolute difference and the largest 1 - cosine from PyTorch, on random images.
+
+    Args:
+        embed: (images, modality, batch size) -> (N, D), what is compared.
+        embedder: the reference.
+        modality: of the images.
+    """
+    rng = np.random.default_rng(0)
+    errors, angles = [], []
+    for size in BATCH_SIZES:
+        images = rng.integers(0, 256, (size, *embedder.image_size, 3), dtype=np.uint8)
+        expected, found = _reference(embedder, images, modality), embed(list(images), modality, size)
+        errors.append(np.abs(found - expected).max())
+        angles.append((1 - (found * expected).sum(1) / np.linalg.norm(found, axis=1)).max())
+    return float(np.max(errors)), float(np.max(angles))
+
+
+def preprocessing(embedder: Embedder) -> str:
+    """Say how to feed a graph, for its metadata."""
+    (height, width), method = embedder.image_size, embedder.method
+    joints = " Every image gets a standing template for its joints." if "keypoints" in method.side_inputs else ""
+    return (
+        f"Input `images`: uint8 RGB (N, {height}, {width}, 3), resized by Lanczos, infrared as three equal channels. "
+        f"The graph itself divides by 255 and normalises by mean {list(method.mean)} and std {list(method.std)}."
+        f"{joints}"
+    )
+
+
+def _trace(embedder: Embedder, modality: Modality, path: Path, precision: ExportPrecision) -> None:
+    graph = EmbeddingGraph(embedder.method, modality, precision == "fp16").eval()
+    example = torch.zeros(max(BATCH_SIZES) + 2, *embedder.image_size, 3, dtype=torch.uint8)
+    names = ("images", "embedding")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracer warns of every Python number: `compare` is the judge
+        torch.onnx.export(
+            graph,
+            (example,),
+            str(path),
+            input_names=names[:1],
+            output_names=names[1:],
+            dynamic_axes={name: {0: "batch"} for name in names},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+
+
+def _describe(path: Path, embedder: Embedder, card: BundleCard, modality: Modality, precision: ExportPrecision) -> None:
+    import onnx
+
+    model = onnx.load(path)
+    properties = {
+        CARD: card.model_dump_json(),
+        "method": card.method,
+        "modality": str(modality),
+        "precision": precision,
+        "image_size": json.dumps(card.image_size),
+        "mean": json.dumps(card.mean),
+        "std": json.dumps(card.std),
+        "preprocessing": preprocessing(embedder),
+        "license": card.license,
+        "limits": card.limits,
+    }
+    onnx.helper.set_model_props(model, properties)
+    onnx.save(model, path)
+
+
+def _reference(embedder: Embedder, images: Pixels, modality: Modality) -> NDArray[np.float32]:
+    zeros = torch.zeros(len(images), dtype=torch.int64)
+    rows = torch.full_like(zeros, int(modality))
+    batch = Batch(torch.from_numpy(images).permute(0, 3, 1, 2), rows, pid=zeros, camid=zeros, view=zeros)
+    return embedder.features(batch)["global"].numpy()
+
+
+def _require_onnx() -> None:
+    for name in ("onnx", "onnxruntime"):
+        if find_spec(name) is None:
+            raise InputError(f"export needs {name}: pip install 'vireid[onnx]'")

@@ -1,0 +1,133 @@
+"""The house: which room may import which, private names stay in their room, every command shows an example."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+import vireid
+from vireid.cli import app
+
+SOURCE = Path(vireid.__file__).parent
+BASE = "errors options records files __version__"
+MODEL = "nn losses methods"
+TRAINED = f"{MODEL} data recipe bundle embedder embed precision environment"
+EVALUATED = f"{TRAINED} evaluation synth"
+
+ARROWS = {
+    "errors": "",
+    "options": "",
+    "files": "errors",
+    "records": "errors",
+    "precision": "",
+    "environment": "",
+    "nn": "",
+    "losses": "nn",
+    "methods": "nn losses",
+    "synth": "",
+    "data": "",
+    "recipe": f"{MODEL} data",
+    "bundle": MODEL,
+    "embedder": f"{MODEL} data bundle precision",
+    "embed": "data embedder onnx_embedder",
+    "onnx_embedder": "data",
+    "export": f"{MODEL} data bundle embedder onnx_embedder precision environment",
+    "evaluation": TRAINED,
+    "training": EVALUATED,
+    "plots": "evaluation",
+    "report": f"{EVALUATED} training plots",
+    "gallery": "load data bundle embedder evaluation",
+    "ingest": "data embed embedder gallery",
+    "serve": "gallery evaluation",
+    "client": "gallery serve",
+    "pose_sources": "data",
+    "pose": "data nn pose_sources",
+    "attention": "data embed embedder methods plots",
+    "swap": "data bundle methods plots",
+    "doctor": "data nn precision environment",
+    "demo": f"{EVALUATED} training report",
+    "__init__": "embedder methods gallery",
+    "__main__": "cli",
+}
+"""What a room may import besides `BASE`; the command line (`cli*`) may import everything, and nothing imports it."""
+
+EXCEPTIONS = {
+    ("data/datamodule.py", "recipe"): "a training's loader is built from the whole recipe",
+    ("evaluation/strangers.py", "synth"): "`--distractors synthetic:N` renders its strangers",
+}
+"""Single files that go against the arrows, each with its reason."""
+
+
+def imports(file: Path) -> Iterator[tuple[str, str]]:
+    """The (room, name) of everything of vireid that a file imports, also inside functions."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules = [alias.name.split(".") for alias in node.names]
+            yield from ((parts[1] if parts[1:] else "__init__", "") for parts in modules if parts[0] == "vireid")
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "vireid":
+            room = (node.module or "").split(".")[1:2]
+            yield from ((room[0] if room else alias.name, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+
+
+FILES = {file: file.parts[0].removesuffix(".py") for file in (p.relative_to(SOURCE) for p in SOURCE.rglob("*.py"))}
+COMMAND_LINE = {room for room in FILES.values() if room == "cli" or room.startswith("cli_")}
+
+
+def test_every_room_has_its_arrows():
+    assert set(FILES.values()) - COMMAND_LINE == set(ARROWS)
+
+
+def allowed(room: str) -> list[str]:
+    """What a room may import."""
+    return ARROWS[room].split() + ([] if room in BASE.split() else BASE.split())
+
+
+def test_no_import_against_the_arrows():
+    used, wrong = set(), []
+    for file, room in FILES.items():
+        for target in {target for target, _ in imports(SOURCE / file)} - {room}:
+            if room in COMMAND_LINE or target in allowed(room):
+                continue
+            used.add((file.as_posix(), target))
+            if (file.as_posix(), target) not in EXCEPTIONS:
+                wrong.append(f"{file} imports {target}")
+    assert not wrong
+    assert used == set(EXCEPTIONS), "an exception that nothing needs"
+
+
+def test_the_arrows_have_no_circle():
+    """Every room can be taken down after the rooms that it stands on."""
+    left = {room: set(targets.split()) & set(ARROWS) - {room} for room, targets in ARROWS.items()}
+    while left:
+        free = {room for room, targets in left.items() if not targets & left.keys()}
+        assert free, f"circle among {sorted(left)}"
+        left = {room: targets for room, targets in left.items() if room not in free}
+
+
+def test_no_room_takes_anothers_private_name():
+    private = [
+        f"{file}: {name} of {target}"
+        for file, room in FILES.items()
+        for target, name in imports(SOURCE / file)
+        if target != room and name.startswith("_") and not name.startswith("__")
+    ]
+    assert not private
+
+
+def commands(command: typer.core.TyperCommand | typer.core.TyperGroup, words: str = "") -> Iterator[tuple[str, str]]:
+    """The words and the help text of every command."""
+    if isinstance(command, typer.core.TyperGroup):
+        for name, inner in command.commands.items():
+            yield from commands(inner, f"{words} {name}".strip())
+    else:
+        yield words, command.help or ""
+
+
+@pytest.mark.parametrize(("command", "text"), list(commands(typer.main.get_command(app))))
+def test_every_help_text_shows_the_command_in_an_example(command, text):
+    assert "Example" in text
+    assert f"`vireid {command}" in text
