@@ -14,8 +14,6 @@ from vireid.cli import app
 from vireid.data import open_dataset
 from vireid.errors import InputError
 
-COMMANDS = [c.name or c.callback.__name__.replace("_", "-") for c in app.registered_commands]
-
 
 def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path):
     command = [sys.executable, "-m", "vireid", "evaluate", str(tmp_path / "none"), "--data", "sysu_mm01"]
