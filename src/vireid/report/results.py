@@ -148,8 +148,9 @@ def _evaluate(
     validation, card = recipe.validation, read_card(path)
     encoder = path if recipe.encoder is None else resolve_bundle(recipe.encoder)
     refinement = None if recipe.encoder is None else Refinement.open(path, encoder, RefineOptions())
-    how = {"flip": validation.flip, "cache": recipe.data.cache, "progress": progress}
-    table = replace(FeatureTable.extract(Embedder.load(encoder), records, **how), refinement=refinement)
+    embedder = Embedder.load(encoder)
+    table = FeatureTable.extract(embedder, records, flip=validation.flip, cache=recipe.data.cache, progress=progress)
+    table = replace(table, refinement=refinement)
     results = [table.evaluate(p, feature=validation.feature) for p in protocols]
     return Checkpoint(path.stem, card, table, tuple(results))
 
