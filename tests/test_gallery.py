@@ -33,7 +33,8 @@ def location(request, tmp_path):
     if request.param == "sqlite":
         return tmp_path / "station"
     server, name = request.getfixturevalue("server"), f"db{abs(hash(request.node.name))}"
-    server.psql(f"CREATE DATABASE {name}")
+    with pytest.importorskip("psycopg").connect(server.get_uri(), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
     return server.get_uri(database=name)
 
 
