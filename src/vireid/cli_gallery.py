@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from vireid.cli_guard import GalleryOption, audit_app, cameras_app, keys_app
 from vireid.errors import InputError
@@ -317,13 +317,14 @@ def _print_candidates(result: SearchResult) -> None:
     console.print(result.message, soft_wrap=True)
     if not result.candidates:
         return
-    table = Table("rank", "score", "strangers as alike", "camera", "sensor", "time", "track", "item", "verified")
+    ids = Column("track, item", overflow="fold")
+    table = Table("rank", "score", "strangers as alike", "camera", "time", ids, "verified")
     for c in result.candidates:
         time = f"{c.item.time:%Y-%m-%d %H:%M:%S}" if c.item.time else "unknown"
         score = "not calibrated" if c.score is None else f"{c.score:.0%}"
         strangers = "" if c.false_positive_rate is None else f"1 in {1 / c.false_positive_rate:,.0f}"
-        names = (escape(c.item.camera), str(c.item.modality), time, escape(c.track.id), escape(c.item.id))
-        table.add_row(str(c.rank), score, strangers, *names, c.state)
+        camera = f"{escape(c.item.camera)}, {c.item.modality}"
+        table.add_row(str(c.rank), score, strangers, camera, time, escape(f"{c.track.id}\n{c.item.id}"), c.state)
     console.print(table)
 
 

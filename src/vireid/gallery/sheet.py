@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 
 from jinja2 import Environment
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from vireid.errors import InputError
 from vireid.files import replacing, write_text
@@ -78,8 +78,7 @@ def _draw(result: SearchResult, crops: list[bytes | None], captions: list[list[s
         left, top = i % COLUMNS * width + 10, i // COLUMNS * height + 2 * _LINE
         if crop is not None:
             picture = Image.open(io.BytesIO(crop)).convert("RGB")
-            picture.thumbnail(_CROP)
-            sheet.paste(picture, (left, top))
+            sheet.paste(ImageOps.contain(picture, _CROP), (left, top))
         for row, line in enumerate(lines):
             draw.text((left, top + _CROP[1] + row * _LINE), line[:30], fill="black", font=font)
     return sheet
