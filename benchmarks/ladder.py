@@ -137,6 +137,8 @@ from the files in `benchmarks/results`, which `python benchmarks/ladder.py run L
 of an identity classifier has a gradient of its own once in 125 steps; Adam makes full steps of the noise in between.
 The synthetic recipes train classifiers by SGD, as the papers do, and everything else by AdamW. Rungs "by AdamW" show
 the other way.
+
+Minutes are wall time, many of them one thread on a machine busy with other work: no measure of a method's cost.
 """
 
 
