@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from vireid import cli_export, cli_gallery, cli_ingest, cli_serve
+from vireid.cli_progress import progress_bar
 from vireid.errors import InputError
 
 app = typer.Typer(
@@ -122,7 +120,7 @@ def data_check(
     """
     from vireid.data.check import inspect
 
-    with _progress("decoding") as progress:
+    with progress_bar("decoding", console) as progress:
         result = inspect(name, root, strict=strict, decode=decode, progress=progress)
     table = Table(*map(str, result.summary.columns))
     for row in result.summary.itertuples(index=False):
@@ -152,7 +150,7 @@ def pose(
     """
     from vireid.pose import PoseRequest, find_poses
 
-    with _progress("finding joints") as progress:
+    with progress_bar("finding joints", console) as progress:
         result = find_poses(PoseRequest(root, data, rtmlib, keypointrcnn, openpose, stretch, out), progress)
     for reason in result.bad:
         console.print(f"[yellow]skipped:[/yellow] {_escape(reason)}")
@@ -254,7 +252,7 @@ def evaluate(
     if distractors is not None:
         _evaluate_with_strangers(request, distractors, figure, json_file)
         return
-    with _progress("embedding") as progress:
+    with progress_bar("embedding", console) as progress:
         results = run_evaluation(request, progress)
     if json_file is not None:
         write_json(json_file, results)
@@ -269,7 +267,7 @@ def _evaluate_with_strangers(request: Any, source: str, figure: Path | None, jso
     from vireid.evaluation.tables import curve_table, write_curve
     from vireid.plots import gallery_size_figure
 
-    with _progress("embedding") as progress:
+    with progress_bar("embedding", console) as progress:
         curves = evaluate_with_strangers(request, source, progress)
     for name, curve in curves.items():
         console.print(curve_table(name, curve))
@@ -293,7 +291,7 @@ def embed(
     """
     from vireid.embed import embed_files
 
-    with _progress("embedding") as progress:
+    with progress_bar("embedding", console) as progress:
         done, bad = embed_files(bundle, images, modality, out, batch_size, progress)
     for reason in bad:
         console.print(f"[yellow]skipped:[/yellow] {_escape(reason)}")
@@ -312,7 +310,7 @@ def report(
     from vireid.report import write_report
 
     target = out or run / "report.html"
-    with _progress("embedding") as progress:
+    with progress_bar("embedding", console) as progress:
         write_report(run, target, progress)
     console.print(f"report: {target}")
 
@@ -373,18 +371,6 @@ def demo(
     from vireid.demo import run_demo
 
     run_demo(out, fast=fast, console=console)
-
-
-@contextmanager
-def _progress(text: str) -> Iterator[Callable[[int, int], None]]:
-    columns = (TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(text, total=None, visible=False)
-
-        def advance(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total, visible=True)
-
-        yield advance
 
 
 def _escape(text: Any) -> str:

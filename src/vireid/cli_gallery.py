@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -11,15 +9,14 @@ import typer
 from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
 from vireid.cli_guard import GalleryOption, audit_app, cameras_app, keys_app
+from vireid.cli_progress import progress_bar
 from vireid.errors import InputError
 from vireid.files import write_text
 
 if TYPE_CHECKING:
-    from vireid.data.images import Progress as Report
     from vireid.gallery import Gallery, Receipt, Reranker, SearchResult
 
 gallery_app = typer.Typer(help="Make, fill, search and clear a gallery of person crops.", no_args_is_help=True)
@@ -93,7 +90,7 @@ def add(
         raise InputError(f"gallery add needs {error.name}: pip install 'vireid[video]'") from error
     if bundle is not None and not Gallery.exists(gallery):
         Gallery.create(gallery, bundle=bundle).close()
-    with Gallery.open(gallery) as target, _progress("embedding") as report:
+    with Gallery.open(gallery) as target, progress_bar("embedding", console) as report:
         if bundle is not None:
             target.configure(bundle=bundle)
         plan = Plan.of(camera=tuple(camera or ()), modality=modality, start=start)
@@ -133,7 +130,7 @@ def search(
         raise InputError("search with a picture or with --item ID, one of the two")
     where = build(Filter, cameras=camera, modality=among, start=start, end=end, persons=person)
     use = build(Use, purpose=purpose, case=case)
-    with _progress("reading vectors") as report, Gallery.open(gallery, progress=report) as opened:
+    with progress_bar("reading vectors", console) as report, Gallery.open(gallery, progress=report) as opened:
         query = Query.from_item(opened, item) if item else Query.from_image(str(image), modality, opened.embedder())
         again = rerank if refine is None else _refiner(refine, opened)
         result = opened.search(query, use=use, k=top, where=where, rerank=again, include_below=below)
@@ -282,7 +279,7 @@ def calibrate(
     from vireid.gallery import calibrate as fit
     from vireid.gallery.figures import roc_figure
 
-    with Gallery.open(gallery) as opened, _progress("embedding") as report:
+    with Gallery.open(gallery) as opened, progress_bar("embedding", console) as report:
         result = fit(opened, open_dataset(data, root), target_fpr=target_fpr, progress=report)
     table = Table("pair", "genuine", "impostor", "EER", f"found at {target_fpr:g} false")
     for name, pair in sorted(result.pairs.items()):
@@ -337,15 +334,3 @@ def _print_receipt(receipt: Receipt, file: Path | None) -> None:
         soft_wrap=True,
         highlight=False,
     )
-
-
-@contextmanager
-def _progress(text: str) -> Iterator[Report]:
-    columns = (TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(text, total=None, visible=False)
-
-        def advance(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total, visible=True)
-
-        yield advance
