@@ -77,7 +77,7 @@ def doctor(root: Annotated[list[Path] | None, typer.Option("--root", help="data 
 @app.command()
 def synth(
     out: Annotated[Path, typer.Option("--out", help="folder to write")],
-    preset: Annotated[str, typer.Option(help="difficulty and counts: demo, synthetic-v1, synthetic-hard")] = "demo",
+    preset: Annotated[str, typer.Option(help="demo, synthetic-v1, synthetic-wide or synthetic-hard")] = "demo",
     layout: Annotated[str, typer.Option(help="manifest, sysu_mm01, regdb or llcm")] = "manifest",
     ids: Annotated[int | None, typer.Option(help="number of identities; default: the preset's")] = None,
     seed: Annotated[int | None, typer.Option(help="default: the preset's")] = None,
