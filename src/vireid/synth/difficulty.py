@@ -86,7 +86,7 @@ PRESETS = {
     ),
     "synthetic-v1": Preset(train=2000, val=50, test=100),
     "synthetic-wide": Preset(
-        train=12000,
+        train=6000,
         val=50,
         test=100,
         seed=7,
