@@ -1,0 +1,200 @@
+"""docs/results.md, its figure and the READMEs' table, made of the files in benchmarks/results and of nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from rich.console import Console
+
+from ladder import HERE, PROTOCOLS, definition
+from vireid.files import write_text
+
+ROOT = HERE.parent
+COST = HERE / "results" / "cost.json"
+LADDERS = ("maum", *sorted(path.stem for path in (HERE / "ladders").glob("*.yaml") if path.stem != "maum"))
+SPECTRA = ("nir", "lwir")
+METRICS = {"rank1": "rank-1", "mAP": "mAP", "mINP": "mINP"}
+HEADER = ("seeds", "IR→VIS rank-1", "mAP", "mINP", "VIS→IR rank-1", "mAP", "mINP", "VIS→VIS rank-1")
+PAPER = "paper: SYSU-MM01 all-search, RegDB visible to thermal, rank-1 / mAP"
+COSTS = {"train_ms": "training step, ms an image", "embed_ms": "embedding, ms an image"}
+MARKS = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
+READMES = {"README.md": ("method", "seeds"), "README.zh-CN.md": ("方法", "种子数")}
+Entries = list[dict[str, Any]]
+
+
+class Line(NamedTuple):
+    """A line of the comparison: a ladder's rung."""
+
+    ladder: str
+    rung: str
+
+    @property
+    def title(self) -> str:
+        """Its name in a table."""
+        return TITLES.get(self, definition(self.ladder)["title"])
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is the ladder's whole method."""
+        return bool(self.rung == definition(self.ladder)["whole"])
+
+
+BASELINE = Line("agw", "baseline (two-stream, ID + batch-hard triplet)")
+ISOLATED = Line("nformer", "NFormer, isolated queries (not transductive)")
+TITLES = {BASELINE: "two-stream baseline", ISOLATED: "NFormer over MAUM, each query by itself"}
+
+
+def contenders(ladders: list[str] | tuple[str, ...]) -> list[Line]:
+    """Return the lines of the comparison that belong to some ladders."""
+    extra = [line for line in (BASELINE, ISOLATED) if line.ladder in ladders]
+    return [*(Line(name, definition(name)["whole"]) for name in ladders), *extra]
+
+
+def write() -> None:
+    """Write docs/results.md, its figure and the table of both READMEs."""
+    entries = [json.loads(path.read_text()) for path in sorted((HERE / "results").glob("*.*.*.*.json"))]
+    costs = json.loads(COST.read_text()) if COST.exists() else {}
+    page = [INTRODUCTION, *(side_by_side(spectrum, entries, costs) for spectrum in SPECTRA), notes(costs)]
+    page += [section(ladder, [e for e in entries if e["ladder"] == ladder]) for ladder in sorted(LADDERS)]
+    write_text(ROOT / "docs" / "results.md", "\n".join(part for part in page if part))
+    figure(ranked("nir", entries), costs).savefig(ROOT / "docs" / "images" / "results.png", dpi=120)
+    for name, headings in READMES.items():
+        text, table = (ROOT / name).read_text(encoding="utf-8"), readme_table(entries, headings)
+        write_text(ROOT / name, MARKS.sub(lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text))
+    Console().print(f"{len(entries)} results in docs/results.md, docs/images/results.png and the READMEs")
+
+
+INTRODUCTION = """# Results on synthetic data
+
+Everything on this page is measured on **synthetic** people (`vireid synth`), not on people. It shows what a part does
+on this data, at this size of training; it is no prediction for SYSU-MM01 or RegDB. Each figure is the mean ± sample
+standard deviation over seeds, in percent, of the last checkpoint on test identities never seen in training: no flip
+unless the recipe says so, no re-ranking, no selection on the test set. Written by `python benchmarks/compare.py write`
+from the files in `benchmarks/results`, which `compare.py run` and `ladder.py` make. A line of one seed has no spread:
+differences of a few points between such lines mean nothing.
+
+**How the classifiers are trained matters more than most parts.** With 2,000 identities and 16 of them in a batch, a row
+of an identity classifier has a gradient of its own once in 125 steps; Adam makes full steps of the noise in between.
+The synthetic recipes train classifiers by SGD, as the papers do, and everything else by AdamW. Rungs "by AdamW" show
+the other way.
+
+![Accuracy of each method, and accuracy against the cost of training and of an embedding](images/results.png)
+"""
+
+
+def side_by_side(spectrum: str, entries: Entries, costs: dict[str, Any]) -> str:
+    """The whole of every method, best mAP from infrared to visible first, beside its paper's figures and its cost."""
+    found = ranked(spectrum, entries)
+    if not found:
+        return ""
+    lines = [f"\n## Side by side, {spectrum.upper()}\n", *head("method", *HEADER, PAPER, *COSTS.values())]
+    for line, runs in found.items():
+        reported = ", ".join(str(figures) for figures in definition(line.ladder).get("paper", {}).values())
+        spent = [str(costs.get(line.ladder, {}).get(key, "")) for key in COSTS]
+        lines.append(cells(line.title, *scores(runs), *([reported, *spent] if line.whole else ["", "", ""])))
+    return "\n".join([*lines, ""])
+
+
+def notes(costs: dict[str, Any]) -> str:
+    """What the tables side by side leave out."""
+    made = {"cpu": "", "threads": "", "commit": "", **costs}
+    return f"""The papers' figures are the papers' own, on real data, with ResNet-50 or ViT-B/16; those with † are as
+later papers quote them, not confirmed. NFormer's paper has no visible-infrared data, CM-LSP-GE's tables could not be
+read. One command reproduces a method on the real data: `vireid train METHOD --data sysu_mm01 --root DIR`, and then
+`vireid evaluate runs/sysu_mm01-METHOD-0 --protocol sysu-all --protocol sysu-indoor`.
+
+Costs are those of `python benchmarks/compare.py cost`: forward, losses and backward of a resident batch,
+EfficientNet-Lite0 at 128 × 64, float32, threads: {made["threads"]}, {made["cpu"]}, commit {made["commit"]}.
+"""
+
+
+def section(ladder: str, entries: Entries) -> str:
+    """One ladder's tables, a table a spectrum."""
+    own = definition(ladder)
+    lines = [f"\n## {own['title']}, part by part\n"] if entries else []
+    for spectrum in SPECTRA:
+        seen = [e for e in entries if e["spectrum"] == spectrum]
+        if seen:
+            stamps = sorted({(e["commit"], e["date"], e["cpu"], e["epochs"]) for e in seen})
+            made = "; ".join(f"commit {c}, {d}, {cpu}, {n} epochs" for c, d, cpu, n in stamps)
+            lines += [f"{spectrum.upper()}, {seen[0]['data'].get('preset', '')}; {made}\n", *head("rung", *HEADER)]
+            runs = {rung: [e for e in seen if e["rung"] == rung] for rung in own["rungs"]}
+            lines += [*(cells(rung, *scores(found)) for rung, found in runs.items() if found), ""]
+    return "\n".join(lines)
+
+
+def readme_table(entries: Entries, headings: tuple[str, str]) -> str:
+    """Near and thermal infrared in one short table."""
+    columns = [(spectrum, metric) for spectrum in SPECTRA for metric in ("rank1", "mAP")]
+    found = {spectrum: ranked(spectrum, entries) for spectrum in SPECTRA}
+    lines = head(*headings, *(f"{spectrum.upper()}→VIS {METRICS[metric]}" for spectrum, metric in columns))
+    for line, runs in found["nir"].items():
+        other = {"nir": runs, "lwir": found["lwir"].get(line, [])}
+        lines.append(cells(line.title, str(len(runs)), *(spread(values(other[s], m)) for s, m in columns)))
+    return "\n".join(lines)
+
+
+def ranked(spectrum: str, entries: Entries) -> dict[Line, Entries]:
+    """Return the runs of each line of the comparison that has any, best mAP from infrared to visible first."""
+    runs = {line: [e for e in entries if (e["ladder"], e["rung"]) == line] for line in contenders(LADDERS)}
+    own = {line: [e for e in found if e["spectrum"] == spectrum] for line, found in runs.items()}
+    order = sorted((line for line in own if own[line]), key=lambda line: -float(values(own[line], "mAP").mean()))
+    return {line: own[line] for line in order}
+
+
+def scores(runs: Entries) -> list[str]:
+    """Return the cells under `HEADER`."""
+    both = [spread(values(runs, metric, protocol)) for protocol in PROTOCOLS[:2] for metric in METRICS]
+    return [str(len(runs)), *both, spread(values(runs, "rank1", "intra-vis"))]
+
+
+def values(runs: Entries, metric: str, protocol: str = "cross-ir2vis") -> NDArray[np.float64]:
+    """Return a metric of each run, in percent."""
+    return 100 * np.array([e["metrics"][protocol][metric] for e in runs])
+
+
+def spread(numbers: NDArray[np.float64]) -> str:
+    """Mean ± sd, nothing for nothing."""
+    if len(numbers) < 2:
+        return "".join(f"{number:.1f}" for number in numbers)
+    return f"{numbers.mean():.1f} ± {numbers.std(ddof=1):.1f}"
+
+
+def head(*names: str) -> list[str]:
+    """The first two lines of a Markdown table."""
+    return [cells(*names), "|---" * len(names) + "|"]
+
+
+def cells(*texts: str) -> str:
+    """A line of a Markdown table."""
+    return f"| {' | '.join(texts)} |"
+
+
+def figure(found: dict[Line, Entries], costs: dict[str, Any]) -> Figure:
+    """Draw every line's metrics with error bars, and mAP against both costs."""
+    drawn = Figure(figsize=(13, 4.6), layout="constrained")
+    bars, *clouds = drawn.subplots(1, 3, width_ratios=(1.4, 1, 1))
+    places = np.arange(len(found))
+    for offset, (metric, name) in enumerate(METRICS.items()):
+        numbers = [values(runs, metric) for runs in found.values()]
+        errors = [own.std(ddof=1) if len(own) > 1 else 0 for own in numbers]
+        bars.barh(places + 0.27 * (offset - 1), [own.mean() for own in numbers], 0.25, xerr=errors, label=name)
+    bars.set_yticks(places, [line.title for line in found], fontsize=8)
+    bars.invert_yaxis()
+    bars.set_xlabel("near infrared → visible, %, synthetic people")
+    bars.legend(fontsize=8, loc="lower right")
+    for axis, (key, name) in zip(clouds, COSTS.items(), strict=True):
+        for line, runs in found.items():
+            if line.whole and line.ladder in costs:
+                place = costs[line.ladder][key], values(runs, "mAP").mean()
+                axis.plot(*place, "o", color="C0")
+                axis.annotate(line.title, place, fontsize=7, xytext=(4, 3), textcoords="offset points")
+        axis.set_xlabel(name)
+        axis.set_ylabel("mAP, %")
+        axis.grid(alpha=0.3)
+    return drawn
