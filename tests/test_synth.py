@@ -222,6 +222,8 @@ def test_trees_are_those_that_the_real_loaders_read(tmp_path):
     low_light = llcm.load(trees["llcm"])
     assert set(low_light.where(split="test", modality=Modality.INFRARED).camid) == set(range(1, 10)) - {3}
     assert set(low_light.where(split="train", modality=Modality.INFRARED).camid) == set(range(1, 10))
+    for name, tree in trees.items():
+        assert np.isfinite(open_dataset(name, tree).keypoints).all()
     for records in (sysu, low_light):
         assert all(records.absolute(row).exists() for row in range(len(records)))
 

@@ -134,7 +134,8 @@ def _write(
             (temporary / parent).mkdir(parents=True, exist_ok=True)
         written = list(_render(items, temporary, preset, workers, console))
         keypoints = np.stack([one.keypoints for one in written])
-        LAYOUTS[layout].index(temporary, items, keypoints, preset.seed)
+        np.savez_compressed(temporary / "keypoints.npz", path=[item.path for item in items], kpts=keypoints)
+        LAYOUTS[layout].index(temporary, items, preset.seed)
         content = hashlib.sha256("".join(one.digest for one in written).encode()).hexdigest()[:16]
         text = json.dumps({**card, "images": len(items), "content": content}, indent=1)
         (temporary / CARD).write_text(text + "\n", encoding="utf-8")

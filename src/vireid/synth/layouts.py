@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vireid.synth.difficulty import Preset
 from vireid.synth.shot import Shot
@@ -42,12 +41,12 @@ class Layout:
 
     Attributes:
         plan: (preset, splits) -> the files.
-        index: (folder, items, keypoints (N, 18, 3), seed): writes the lists.
+        index: (folder, items, seed): writes the lists.
         proportions: preset whose shares of train, val and test identities apply; None for the chosen preset's.
     """
 
     plan: Callable[[Preset, Splits], Iterator[Item]]
-    index: Callable[[Path, Sequence[Item], NDArray[np.float32], int], None]
+    index: Callable[[Path, Sequence[Item], int], None]
     proportions: Preset | None = None
 
 
@@ -68,7 +67,7 @@ def _plan_manifest(preset: Preset, splits: Splits) -> Iterator[Item]:
                 yield Item(path, split, Shot(pid, spectrum, index, camid, index if shared else -1), when)
 
 
-def _index_manifest(folder: Path, items: Sequence[Item], keypoints: NDArray[np.float32], seed: int) -> None:
+def _index_manifest(folder: Path, items: Sequence[Item], seed: int) -> None:
     header = ("path", "pid", "camid", "modality", "split", "timestamp", "spectrum", "pair")
     instants = 1 + max(item.shot.instant for item in items)
     with (folder / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
@@ -80,7 +79,6 @@ def _index_manifest(folder: Path, items: Sequence[Item], keypoints: NDArray[np.f
             pair = shot.pid * instants + shot.instant if shot.instant >= 0 else -1
             place = (item.path, shot.pid, shot.camid, modality, item.split)
             writer.writerow((*place, item.timestamp, shot.spectrum, pair))
-    np.savez_compressed(folder / "keypoints.npz", path=[item.path for item in items], kpts=keypoints)
 
 
 def _plan_sysu(preset: Preset, splits: Splits) -> Iterator[Item]:
@@ -93,7 +91,7 @@ def _plan_sysu(preset: Preset, splits: Splits) -> Iterator[Item]:
                 yield Item(f"cam{camid}/{pid:04d}/{number + 1:04d}.jpg", split, shot)
 
 
-def _index_sysu(folder: Path, items: Sequence[Item], keypoints: NDArray[np.float32], seed: int) -> None:
+def _index_sysu(folder: Path, items: Sequence[Item], seed: int) -> None:
     for split in ("train", "val", "test", "available"):
         pids = sorted({item.shot.pid for item in items if split in (item.split, "available")})
         _write_lines(folder / "exp" / f"{split}_id.txt", [",".join(map(str, pids))])
@@ -108,7 +106,7 @@ def _plan_regdb(preset: Preset, splits: Splits) -> Iterator[Item]:
                 yield Item(f"{sensor}/{pid}/{name}", split, Shot(pid, spectrum, index, camid, index))
 
 
-def _index_regdb(folder: Path, items: Sequence[Item], keypoints: NDArray[np.float32], seed: int) -> None:
+def _index_regdb(folder: Path, items: Sequence[Item], seed: int) -> None:
     """Ten random halves; labels 0, 1, … are local to a trial and a split."""
     pids = sorted({item.shot.pid for item in items})
     for trial in range(1, REGDB_TRIALS + 1):
@@ -135,7 +133,7 @@ def _plan_llcm(preset: Preset, splits: Splits) -> Iterator[Item]:
                     yield Item(f"{folder}/{pid:04d}/{name}", split, Shot(pid, spectrum, index, camid))
 
 
-def _index_llcm(folder: Path, items: Sequence[Item], keypoints: NDArray[np.float32], seed: int) -> None:
+def _index_llcm(folder: Path, items: Sequence[Item], seed: int) -> None:
     for split in ("train", "test"):
         pids = sorted({item.shot.pid for item in items if item.split == split})
         label = {pid: number for number, pid in enumerate(pids)}
