@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from vireid.data.augment import Augment
 from vireid.data.sampler import Sampling
@@ -15,7 +15,7 @@ from vireid.data.sequences import Sequences
 from vireid.errors import InputError
 from vireid.methods import parse_options, parse_terms
 from vireid.nn import BackboneOptions
-from vireid.options import Options, describe
+from vireid.options import Options, checked, setting
 
 
 class DataOptions(Options):
@@ -104,6 +104,8 @@ class Recipe(Options):
     optimizers: dict[str, OptimizerOptions] = Field(default_factory=lambda: {"main": OptimizerOptions()})
     schedule: Schedule = Schedule()
     clip_norm: float | None = Field(None, gt=0, description="gradient norm limit; null = off")
+    gather: bool = Field(True, description="metric losses compare the images of all devices")
+    sync_norm: bool = Field(True, description="BatchNorm over the images of all GPUs; on CPUs each process has its own")
     precision: Literal["auto", "32", "bf16", "16"] = Field("auto", description="auto: measured choice per device")
     validation: Validation = Validation()
     expected_steps: int | None = Field(None, description="batches an epoch on the complete data set, for comparison")
@@ -135,11 +137,9 @@ def load_recipe(source: dict[str, Any] | Path, overrides: list[str] | None = Non
     where = f"recipe {source}" if isinstance(source, Path) else "recipe"
     values = _read_yaml(source) if isinstance(source, Path) else source
     for override in overrides or []:
-        values = _override(values, override)
-    try:
-        return Recipe.model_validate(values)
-    except ValidationError as error:
-        raise InputError(f"{where}: {describe(error)}") from error
+        key, value = setting("--set", override, "backbone.weights=none")
+        values = _override(values, key, value)
+    return checked(Recipe, values, f"{where}:")
 
 
 def save_recipe(recipe: Recipe) -> str:
@@ -156,9 +156,13 @@ def packaged_recipe(method: str, data: str) -> Path:
     path = _packaged_folder() / data / f"{method}.yaml"
     if path.is_file():
         return path
+    others = packaged_recipes(method)
+    if not others:
+        names = sorted({path.stem for path in _packaged_folder().glob("*/*.yaml")})
+        raise InputError(f"unknown method or recipe {method!r}: use one of {', '.join(names)}, or pass --recipe FILE")
     raise InputError(
-        f"no recipe ships for method {method} on data {data} (there are: "
-        f"{', '.join(packaged_recipes(method)) or 'none'}): write one and pass --recipe FILE"
+        f"no recipe ships for {method} on data {data}, but for {', '.join(others)}: name one of these, or pass "
+        "--recipe FILE"
     )
 
 
@@ -173,24 +177,21 @@ def _packaged_folder() -> Path:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise InputError(f"recipe {path}: no such file")
+        raise InputError(f"there is no recipe {path}: leave --recipe out for the one that ships, or check the path")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise InputError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
-        raise InputError(f"recipe {path} must be a mapping of recipe fields")
+        raise InputError(f"recipe {path} holds no fields: write it like the output of a run, RUN/recipe.yaml")
     return values
 
 
-def _override(values: dict[str, Any], override: str) -> dict[str, Any]:
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise InputError(f"--set {override}: write key=value, such as backbone.weights=none")
-    head, *rest = key.split(".")
+def _override(values: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    head, _, rest = key.partition(".")
     if not rest:
-        return {**values, head: yaml.safe_load(text)}
+        return {**values, head: value}
     inner = values.get(head) or {}
     if not isinstance(inner, dict):
-        raise InputError(f"--set {override}: {head} has no field {'.'.join(rest)}")
-    return {**values, head: _override(inner, f"{'.'.join(rest)}={text}")}
+        raise InputError(f"--set {key}: {head} is a single value and has no field {rest}, set {head} itself")
+    return {**values, head: _override(inner, rest, value)}

@@ -92,9 +92,13 @@ class TrainingData(LightningDataModule):
         self._progress = progress
         self._dataset: ImageBatches | None = None
 
+    def prepare_data(self) -> None:
+        """Make the cache; on every machine, the first process does it while the others wait."""
+        image_source(self.records, self.recipe.data.image_size, self.recipe.data.cache, self._progress)
+
     def setup(self, stage: str | None = None) -> None:
-        """Open the pixels (makes the cache on first use)."""
-        source = image_source(self.records, self.recipe.data.image_size, self.recipe.data.cache, self._progress)
+        """Open the pixels."""
+        source = image_source(self.records, self.recipe.data.image_size, self.recipe.data.cache)
         self._dataset = ImageBatches(self.records, source, self.labels)
 
     def train_dataloader(self) -> DataLoader[Batch]:

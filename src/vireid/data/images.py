@@ -143,6 +143,7 @@ def _build(records: Records, size: tuple[int, int], folder: Path, progress: Prog
     try:
         _require_space(temporary, int(np.prod(shape)))
         pixels = np.lib.format.open_memmap(temporary / "pixels.npy", mode="w+", dtype=np.uint8, shape=shape)
+        _reserve(temporary / "pixels.npy")
         sizes = np.zeros((len(records), 2), dtype=np.int32)
 
         def fill(row: int) -> None:
@@ -158,6 +159,13 @@ def _build(records: Records, size: tuple[int, int], folder: Path, progress: Prog
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _reserve(file: Path) -> None:
+    """Take a sparse file's blocks now: a disk that fills up later kills a process that writes to the mapping."""
+    if hasattr(os, "posix_fallocate"):
+        with file.open("r+b") as stream:
+            os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
 
 
 def _publish(temporary: Path, folder: Path) -> None:

@@ -9,6 +9,7 @@ from vireid.losses.distillation import distillation, soft_cross_entropy
 from vireid.losses.hetero_center import Reduction, hetero_center_triplet, mined_triplet
 from vireid.losses.hierarchical import choose_rows, cosine_triplet, hfl_rows
 from vireid.losses.memory import MemoryOptions, ProxyMemory, ProxyQueue, identity_loss
+from vireid.losses.ranks import all_rows, gathering, over_ranks
 from vireid.losses.shortest_path import (
     Cell,
     CellReduce,
@@ -61,6 +62,7 @@ __all__ = [
     "UnidirectionalLoss",
     "WeightForm",
     "WeightedRegularizedTriplet",
+    "all_rows",
     "batch_hard_triplet",
     "blockwise_batch_hard_triplet",
     "cascaded_aggregation",
@@ -72,6 +74,7 @@ __all__ = [
     "diversity",
     "fooling_loss",
     "full_precision",
+    "gathering",
     "global_guidance",
     "gradient_penalty",
     "group_means",
@@ -81,6 +84,7 @@ __all__ = [
     "local_guidance",
     "mined_triplet",
     "modality_identity",
+    "over_ranks",
     "paired_path_distances",
     "pairwise_euclidean",
     "path_distances",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vireid.losses.distance import full_precision, pairwise_euclidean
+from vireid.losses.ranks import over_ranks
 
 Reduction = Literal["mean", "sum"]
 
@@ -33,6 +34,7 @@ def mined_triplet(
     return hinge / valid.sum().clamp(min=1) if reduction == "mean" else hinge
 
 
+@over_ranks
 @full_precision
 def hetero_center_triplet(
     features: Tensor, pids: Tensor, modality: Tensor, margin: float = 0.3, reduction: Reduction = "mean"

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vireid.losses.distance import full_precision
+from vireid.losses.ranks import all_rows
 from vireid.losses.term import Term
 from vireid.losses.unidirectional import UnidirectionalLoss
 from vireid.nn import IdentityClassifier
@@ -98,8 +99,8 @@ class ProxyMemory(Term):
 
     `L_RGB + L_IR`: each modality's rows against its own proxies `W^R`, `W^I`. `L_R->I + L_I->R`: each modality's
     rows against the *other* modality's frozen proxies; these move features only. Order of a step: forward, losses,
-    backward, optimiser, push. Classifiers are equal on all devices after a step, and so are the queues; with
-    `enqueue="batch"` they follow the first device.
+    backward, optimiser, push. Proxies are equal on all ranks after a step, and so are the queues: with
+    `enqueue="batch"` they take the identities of all ranks' batches.
     """
 
     Options = MemoryOptions
@@ -124,7 +125,8 @@ class ProxyMemory(Term):
             embedding: (N, D) what the method searches with, before L2 normalisation.
             batch: rows of any modality in any order; an absent modality's terms are 0.
         """
-        self._batch_labels = batch.pid.unique()
+        if self.options.enqueue == "batch":
+            self._batch_labels = all_rows(batch.pid).unique()
         scale = self.options.ce_scale if self.options.cosine_ce else None
         terms = {}
         for modality, other in zip(Modality, reversed(Modality), strict=True):
@@ -147,7 +149,7 @@ class ProxyMemory(Term):
             return
         self.steps += 1
         if int(self.steps) % self.options.push_every == 0:
-            self._push(self._batch_labels if self.options.enqueue == "batch" else None)
+            self._push(self._batch_labels)
 
     def statistics(self) -> dict[str, Tensor]:
         """Return how far the proxies drifted within each memory."""

@@ -9,10 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vireid.losses.distance import full_precision, pairwise_euclidean
+from vireid.losses.ranks import over_ranks
 
 WeightForm = Literal["reference", "softmax", "exact"]
 
 
+@over_ranks
 @full_precision
 def batch_hard_triplet(features: Tensor, pids: Tensor, margin: float = 0.3) -> Tensor:
     """Mean over anchors of `max(0, hardest positive - hardest negative + margin)`, Euclidean.
@@ -29,6 +31,7 @@ def batch_hard_triplet(features: Tensor, pids: Tensor, margin: float = 0.3) -> T
     return F.relu(positive[valid] - negative[valid] + margin).mean()
 
 
+@over_ranks
 @full_precision
 def weighted_distances(
     features: Tensor, pids: Tensor, form: WeightForm = "reference", alpha: float = 1.0

@@ -24,6 +24,7 @@ from vireid.losses import (
     full_precision,
     hetero_center_triplet,
     mined_triplet,
+    over_ranks,
     paired_path_distances,
     pairwise_euclidean,
     path_distances,
@@ -224,6 +225,7 @@ class CMLSPGE(Method):
         return total / rows.sum().clamp(min=1)
 
 
+@over_ranks
 @full_precision
 def part_triplet(stripes: Tensor, g: Tensor, pids: Tensor, modality: Tensor, options: CMLSPGEOptions) -> Tensor:
     """L_PA: batch-hard triplet of the paths (`lsp`), of each stripe by itself (`slice`, as printed), or both.

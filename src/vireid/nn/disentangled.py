@@ -108,7 +108,7 @@ class CodeExchanger(nn.Module):
         """Set the mode; frozen BatchNorms stay in eval mode."""
         super().train(mode)
         for module in self.attribute_encoders.modules():
-            if self.freeze_norm and isinstance(module, nn.BatchNorm2d):
+            if self.freeze_norm and isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
                 module.eval()
         return self
 

@@ -5,17 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, RichProgressBar
+from numpy.typing import NDArray
 from rich.console import Console
 
 from vireid.bundle import BundleCard, save_bundle
-from vireid.embedder import Embedder
+from vireid.data.datamodule import image_source
+from vireid.embedder import BATCH_SIZE, Embedder
 from vireid.evaluation.evaluate import FeatureTable, on_split, protocol_splits
 from vireid.evaluation.protocols import Protocol
+from vireid.methods import Method
 from vireid.recipe import Recipe
 from vireid.records import Records
 from vireid.training.module import TrainingModule
+from vireid.training.ranks import Ranks, average_statistics
 
 SELECT = "mAP"
 """The validation metric that chooses the best bundle."""
@@ -37,9 +43,10 @@ class LossBar(RichProgressBar):
 
 
 class Bundles(Callback):
-    """Evaluates every n epochs on the rank-zero device; writes `last` after each epoch and `best` by mAP.
+    """Evaluates every n epochs; writes `last` after each epoch and `best` by mAP.
 
-    The best value is part of the checkpoint, so a resumed run keeps its best bundle.
+    All ranks embed, rank zero ranks and writes. The best value is part of the checkpoint, so a resumed run keeps its
+    best bundle.
     """
 
     def __init__(
@@ -51,6 +58,12 @@ class Bundles(Callback):
         self.records = records.where(split=protocol_splits(self.protocol))
         self.split = split
         self.best: dict[str, float] = {}
+        self.ranks = Ranks()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the ranks that train."""
+        assert isinstance(pl_module, TrainingModule)
+        self.ranks = pl_module.ranks
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run must know."""
@@ -64,32 +77,58 @@ class Bundles(Callback):
         """Evaluate if it is due, then write the bundles."""
         assert isinstance(pl_module, TrainingModule)
         epoch = trainer.current_epoch + 1
-        metrics: dict[str, float] = {}
+        average_statistics(pl_module.method, self.ranks.size)
         every = self.recipe.validation.every
         due = epoch == self.recipe.epochs or (every and epoch % every == 0)
-        if due and len(self.records) and trainer.is_global_zero:
-            metrics = self._evaluate(pl_module)
+        metrics = self._evaluate(pl_module) if due and len(self.records) else {}
+        if metrics:
             pl_module.log_dict({f"{self.split}/{k}": v for k, v in metrics.items()}, rank_zero_only=True)
             self.console.print(
                 f"epoch {epoch}/{self.recipe.epochs}  {self.split} {self.protocol.name}  "
                 + "  ".join(f"{name} {100 * metrics[name]:.1f}" for name in ("rank1", "mAP", "mINP"))
             )
-        if not trainer.is_global_zero:
-            return
+        if trainer.is_global_zero:
+            self._write(pl_module.method, epoch, metrics)
+        self.ranks.wait()
+
+    def extract(self, embedder: Embedder) -> FeatureTable | None:
+        """Embed the validation images, each rank a share of the batches; rank zero gets the table, others None."""
+        flip, cache, size = self.recipe.validation.flip, self.recipe.data.cache, self.ranks.size
+        if self.ranks.local_rank == 0 and size > 1:
+            image_source(self.records, embedder.image_size, cache)
+        self.ranks.wait()
+        shares = share_rows(len(self.records), size)
+        own = shares[self.ranks.rank]
+        part = embedder.extract(self.records, rows=own, flip=flip, cache=cache) if len(own) else {}
+        parts = [part for part in self.ranks.gather(part) if part]
+        if not parts:
+            return None
+        place = torch.from_numpy(np.argsort(np.concatenate(shares)))
+        features = {name: torch.cat([part[name] for part in parts])[place] for name in parts[0]}
+        return FeatureTable.of(embedder, self.records, features, flip=flip)
+
+    def _evaluate(self, module: TrainingModule) -> dict[str, float]:
+        """Return the metrics on rank zero, nothing elsewhere."""
+        module.method.eval()
+        table = self.extract(Embedder(module.method, self.recipe.data.image_size, module.device))
+        module.method.train()
+        if table is None:
+            return {}
+        return table.evaluate(self.protocol, feature=self.recipe.validation.feature).summary.mean()
+
+    def _write(self, method: Method, epoch: int, metrics: dict[str, float]) -> None:
         card = self.card.model_copy(update={"epochs": epoch, "metrics": metrics})
         if metrics and metrics[SELECT] > self.best.get(SELECT, -1.0):
             self.best = metrics
             chosen = card.model_copy(update={"selection": f"best {SELECT} on {self.split}"})
-            save_bundle(self.run / "best.safetensors", pl_module.method, chosen)
-        save_bundle(self.run / "last.safetensors", pl_module.method, card)
+            save_bundle(self.run / "best.safetensors", method, chosen)
+        save_bundle(self.run / "last.safetensors", method, card)
 
-    def _evaluate(self, module: TrainingModule) -> dict[str, float]:
-        validation = self.recipe.validation
-        module.method.eval()
-        embedder = Embedder(module.method, self.recipe.data.image_size, module.device)
-        table = FeatureTable.extract(embedder, self.records, flip=validation.flip, cache=self.recipe.data.cache)
-        module.method.train()
-        return table.evaluate(self.protocol, feature=validation.feature).summary.mean()
+
+def share_rows(count: int, size: int) -> list[NDArray[np.int64]]:
+    """Deal whole batches of 0..count-1 out in turn: the features are then those of one process, bit for bit."""
+    batches = [np.arange(start, min(start + BATCH_SIZE, count)) for start in range(0, count, BATCH_SIZE)]
+    return [np.concatenate([np.arange(0), *batches[rank::size]]) for rank in range(size)]
 
 
 def validation_split(recipe: Recipe, records: Records, protocol: Protocol) -> str:

@@ -20,8 +20,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Write a checkpoint; a full disk leaves the previous one in place."""
-        with replacing(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)
+        with replacing(Path(path)) as temporary, temporary.open("wb") as stream:
+            torch.save(checkpoint, stream)  # to a path, a full disk would come as a RuntimeError about iostream
 
     def load_checkpoint(self, path: Any, map_location: Any | None = None, weights_only: bool | None = None) -> Any:
         """Read a checkpoint of a run.
@@ -37,7 +37,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 def latest_checkpoint(run: Path) -> Path | None:
     """Return the checkpoint of the highest epoch in a run folder, None when there is none."""
-    found = [
-        (int(match[1]), path) for path in run.glob("checkpoints/*.ckpt") if (match := PATTERN.fullmatch(path.name))
-    ]
-    return max(found)[1] if found else None
+    found = [path for path in run.glob("checkpoints/*.ckpt") if PATTERN.fullmatch(path.name)]
+    return max(found, key=trained_epochs, default=None)
+
+
+def trained_epochs(checkpoint: Path | None) -> int:
+    """Return the number of epochs that a checkpoint brings, 0 for none."""
+    match = PATTERN.fullmatch(checkpoint.name) if checkpoint else None
+    return int(match[1]) + 1 if match else 0
+
+
+def remove_torn(run: Path) -> None:
+    """Delete what a killed process was writing into a run folder."""
+    for torn in [*run.glob(".*.tmp"), *run.glob("checkpoints/.*.tmp")]:
+        torn.unlink()

@@ -11,11 +11,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from vireid.errors import InputError
+from vireid.losses import gathering
 from vireid.methods import Method
 from vireid.precision import Precision
 from vireid.recipe import Recipe
 from vireid.records import Batch
 from vireid.training.optim import build_optimizers, lr_factor, set_learning_rates
+from vireid.training.ranks import Ranks
 
 
 class TrainingModule(LightningModule):
@@ -30,7 +32,12 @@ class TrainingModule(LightningModule):
         self.automatic_optimization = False
         self.method, self.recipe, self.precision, self.label_map = method, recipe, precision, label_map
         self.method.to(memory_format=precision.memory_format)
+        self.ranks = Ranks()
         self._optimizers: dict[str, Optimizer] = {}
+
+    def setup(self, stage: str) -> None:
+        """Meet the other processes."""
+        self.ranks = Ranks.join(self.local_rank)
 
     def configure_optimizers(self) -> list[Optimizer]:
         """Build the recipe's optimisers."""
@@ -64,11 +71,12 @@ class TrainingModule(LightningModule):
         wrapped = dict(zip(self._optimizers, _as_list(self.optimizers()), strict=True))
         for phase in self.method.phases:
             own = [opt for name, opt in wrapped.items() if self.recipe.optimizers[name].phase == phase]
-            terms = self.method.losses(batch, phase)
+            with gathering(self.recipe.gather):
+                terms = self.method.losses(batch, phase)
             if not terms:
                 continue
             total = torch.stack(list(terms.values())).sum()
-            self._require_finite(terms, total, batch_idx)
+            logged = self._over_ranks({**terms, f"loss_{phase}": total}, batch_idx)
             for optimizer in own:
                 optimizer.zero_grad()
             self.manual_backward(total)
@@ -76,9 +84,7 @@ class TrainingModule(LightningModule):
                 if self.recipe.clip_norm is not None:
                     self.clip_gradients(optimizer, self.recipe.clip_norm, "norm")
                 optimizer.step()
-            self._log(
-                {name: value.detach() for name, value in terms.items()} | {f"loss_{phase}": total.detach()}, len(batch)
-            )
+            self._log(logged, len(batch))
         self.method.after_step()
 
     def on_train_epoch_end(self) -> None:
@@ -95,14 +101,23 @@ class TrainingModule(LightningModule):
         factor = lr_factor(self.recipe.schedule, self.current_epoch, self.recipe.epochs, step)
         set_learning_rates(self._optimizers, self.recipe.optimizers, factor)
 
-    def _require_finite(self, terms: dict[str, Tensor], total: Tensor, batch_idx: int) -> None:
-        if torch.isfinite(total):
-            return
-        broken = [name for name, value in terms.items() if not torch.isfinite(value)]
-        raise InputError(
-            f"loss term {', '.join(broken) or 'sum'} became {total.item():g} in epoch {self.current_epoch}, batch "
-            f"{batch_idx}: lower the learning rate, set clip_norm, or train with precision=32; resume from the last "
-            "checkpoint with --resume"
+    def _over_ranks(self, values: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Return the means of all ranks' values, which must be finite."""
+        own = torch.stack(list(values.values())).detach()
+        everyone = torch.as_tensor(self.all_gather(own)).view(-1, len(own))
+        if not torch.isfinite(everyone).all():
+            self.ranks.agree(self._complaint(values, batch_idx))
+        return dict(zip(values, everyone.mean(0), strict=True))
+
+    def _complaint(self, values: dict[str, Tensor], batch_idx: int) -> str | None:
+        broken = {name: value.item() for name, value in values.items() if not torch.isfinite(value)}
+        if not broken:
+            return None
+        terms = [name for name in broken if not name.startswith("loss_")]
+        return (
+            f"loss term {', '.join(terms) or 'sum'} became {next(iter(broken.values())):g} in epoch "
+            f"{self.current_epoch}, batch {batch_idx}: lower the learning rate, set clip_norm, or train with "
+            "precision=32; resume from the last checkpoint with --resume"
         )
 
 

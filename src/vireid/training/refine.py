@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,24 +97,28 @@ class FeatureSequences(LightningDataModule):
         self.steps = steps_per_epoch(sum(map(len, self._batches(0))) if views else len(self.records), recipe.sequences)
         self.method: NFormer | None = None
 
-    def setup(self, stage: str | None = None) -> None:
+    def prepare_data(self) -> None:
         """Embed the training images, unless the run folder holds their features."""
         path = self.run / TABLE
         if not path.is_file():
             features = self.encoder.extract(self.records, cache=self.recipe.data.cache, progress=self.progress)
             with replacing(path) as temporary:
                 save_file({"global": features["global"].contiguous()}, temporary, metadata={"encoder": self.digest})
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the features, and train the projection of a refiner that is new."""
+        path = self.run / TABLE
         with safe_open(path, framework="pt") as file:
             if file.metadata()["encoder"] != self.digest:
                 raise InputError(f"encoder {self.recipe.encoder} has changed since {path} was made: start a new run")
             self.table: Tensor = file.get_tensor("global")
+        if self.method is not None and self.method.projection is not None and not self.trained:
+            train_projection(self.method, self.table, self.labels, self.records.modality, self.recipe)
 
     def attach(self, method: Method, trained: bool) -> None:
-        """Take the refiner whose projection features go through; train that first, unless a checkpoint brings it."""
+        """Take the refiner whose projection features go through; `trained` says that a checkpoint will bring that."""
         assert isinstance(method, NFormer)
-        self.method = method
-        if method.projection is not None and not trained:
-            train_projection(method, self.table, self.labels, self.records.modality, self.recipe)
+        self.method, self.trained = method, trained
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return the loader of the trainer's current epoch."""
@@ -208,20 +213,23 @@ class RefinerBundles(Bundles):
         assert recipe.encoder is not None
         card = card.model_copy(update={"encoder": bundle_digest(recipe.encoder)})
         super().__init__(run, recipe, card, records, protocol, console)
-        self._table: FeatureTable | None = None
 
     def _evaluate(self, module: TrainingModule) -> dict[str, float]:
         assert isinstance(module.method, NFormer)
-        table = self._table = self._table or self._embed()
+        table = self._encoded
+        if table is None:
+            return {}
         module.method.eval()
         metrics = replace(table, refinement=Refinement(module.method)).evaluate(self.protocol).summary.mean()
         module.method.train()
         return metrics
 
-    def _embed(self) -> FeatureTable:
+    @cached_property
+    def _encoded(self) -> FeatureTable | None:
         assert self.recipe.encoder is not None
-        flip, cache = self.recipe.validation.flip, self.recipe.data.cache
-        table = FeatureTable.extract(Embedder.load(self.recipe.encoder), self.records, flip=flip, cache=cache)
+        table = self.extract(Embedder.load(self.recipe.encoder))
+        if table is None:
+            return None
         metrics = table.evaluate(self.protocol).summary.mean()
         shown = "  ".join(f"{name} {100 * metrics[name]:.1f}" for name in ("rank1", "mAP", "mINP"))
         self.console.print(f"encoder alone  {self.split} {self.protocol.name}  {shown}")

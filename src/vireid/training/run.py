@@ -14,11 +14,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from timm.layers import convert_sync_batchnorm
 
 from vireid.bundle import BundleCard
 from vireid.data import find_dataset, open_dataset
 from vireid.data.datamodule import TrainingData, describe_split
 from vireid.data.findings import count_findings
+from vireid.data.images import Progress as ShowProgress
 from vireid.embedder import pose_notice
 from vireid.environment import describe_environment, git_commit
 from vireid.errors import InputError
@@ -30,48 +32,52 @@ from vireid.recipe import Recipe, load_recipe, save_recipe
 from vireid.records import Records
 from vireid.synth.dataset import CARD
 from vireid.training.callbacks import Bundles, LossBar
-from vireid.training.checkpoint import AtomicCheckpointIO, latest_checkpoint
+from vireid.training.checkpoint import AtomicCheckpointIO, latest_checkpoint, remove_torn, trained_epochs
+from vireid.training.logs import open_log
 from vireid.training.module import TrainingModule
+from vireid.training.ranks import Launch, build_strategy, is_rank_zero, one_voice, plan_launch
 from vireid.training.refine import FeatureSequences, RefinerBundles, RefinerModule, resolve_encoder
 
 Data = TrainingData | FeatureSequences
 
 
 def train(recipe: Recipe, run: Path, *, console: Console | None = None, devices: int = 1, num_nodes: int = 1) -> Path:
-    """Train from the start.
+    """Train from the start; of several processes, the first alone makes the run folder and speaks.
 
     Args:
         recipe: what to train.
         run: folder to make; holds the resolved recipe, logs, checkpoints, and the bundles `last` and `best`.
         console: where progress goes.
         devices: GPUs (or CPU processes) a node.
-        num_nodes: machines, started by torchrun or a scheduler.
+        num_nodes: machines, started by torchrun or SLURM.
 
     Returns:
         The `last` bundle.
 
     Raises:
-        InputError: when the run folder is in use, or recipe and data do not fit.
+        InputError: when the run folder is in use, recipe and data do not fit, or there are too few devices.
     """
-    if (run / "recipe.yaml").exists():
+    launch = plan_launch(devices, num_nodes)
+    if is_rank_zero() and (run / "recipe.yaml").exists():
         raise InputError(f"run folder {run} holds a run already: pass --resume {run}, or another --out")
     data = recipe.data.model_copy(update={"root": _require_root(recipe).resolve()})
     recipe = resolve_encoder(recipe.model_copy(update={"data": data}))
-    write_text(run / "recipe.yaml", save_recipe(recipe))
-    write_text(run / "environment.json", json.dumps(describe_environment(), indent=2) + "\n")
-    return _fit(recipe, run, None, console or Console(), devices, num_nodes)
+    return _fit(recipe, run, None, console or Console(), launch)
 
 
 def resume(run: Path, *, console: Console | None = None, devices: int = 1, num_nodes: int = 1) -> Path:
     """Go on with a run from its last whole checkpoint, to the same weights as an uninterrupted run.
 
     Raises:
-        InputError: when the folder holds no run.
+        InputError: when the folder holds no run, or there are too few devices.
     """
+    launch = plan_launch(devices, num_nodes)
     if not (run / "recipe.yaml").is_file():
         raise InputError(f"{run} is no run folder (it has no recipe.yaml): start one with vireid train … --out {run}")
     recipe = load_recipe(run / "recipe.yaml")
-    return _fit(recipe, run, latest_checkpoint(run), console or Console(), devices, num_nodes)
+    if is_rank_zero():
+        remove_torn(run)
+    return _fit(recipe, run, latest_checkpoint(run), console or Console(), launch)
 
 
 def open_records(recipe: Recipe) -> Records:
@@ -79,18 +85,15 @@ def open_records(recipe: Recipe) -> Records:
     return open_dataset(recipe.data.name, _require_root(recipe), **recipe.data.options)
 
 
-def _fit(recipe: Recipe, run: Path, checkpoint: Path | None, console: Console, devices: int, num_nodes: int) -> Path:
+def _fit(recipe: Recipe, run: Path, checkpoint: Path | None, console: Console, launch: Launch) -> Path:
+    console.quiet = console.quiet or not is_rank_zero()
     seed_everything(recipe.seed, workers=True, verbose=False)
     records = open_records(recipe)
-    with _cache_progress(console) as progress:
-        task = progress.add_task("decoding", visible=False, total=None)
-
-        def show(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total, visible=True)
-
-        refines = recipe.encoder is not None
+    refines = recipe.encoder is not None
+    with _cache_progress(console) as show:
         data = FeatureSequences(recipe, records, run, show) if refines else TrainingData(recipe, records, show)
-        data.setup()
+        if is_rank_zero():
+            data.prepare_data()
     method = build(
         recipe.method,
         num_classes=len(data.label_map),
@@ -100,6 +103,8 @@ def _fit(recipe: Recipe, run: Path, checkpoint: Path | None, console: Console, d
     )
     if isinstance(data, FeatureSequences):
         data.attach(method, trained=checkpoint is not None)
+    if launch.size > 1 and recipe.sync_norm and default_device().type == "cuda":
+        method = convert_sync_batchnorm(method)
     precision = choose_precision(method, default_device(), recipe.precision)
     protocol = find_protocol(recipe.validation.protocol or find_dataset(recipe.data.name).protocols[0])
     module = (RefinerModule if refines else TrainingModule)(method, recipe, precision, data.label_map.digest)
@@ -108,9 +113,14 @@ def _fit(recipe: Recipe, run: Path, checkpoint: Path | None, console: Console, d
     _announce(recipe, data, bundles, precision, console)
     if notice := pose_notice(method, data.records.keypoints, len(data.records)):
         console.print(f"[yellow]without pose:[/yellow] {notice}", soft_wrap=True)
+    if is_rank_zero() and checkpoint is None:  # last, so that what was refused leaves no run behind
+        write_text(run / "recipe.yaml", save_recipe(recipe))
+        write_text(run / "environment.json", json.dumps(describe_environment(), indent=2) + "\n")
     with _quiet_lightning():
-        trainer = _trainer(recipe, run, data.steps, bundles, precision, devices, num_nodes)
-        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        log = open_log(run, trained_epochs(checkpoint))
+        trainer = _trainer(recipe, run, log, data.steps, bundles, precision, launch)
+        with one_voice(trainer):
+            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     return run / "last.safetensors"
 
 
@@ -135,15 +145,16 @@ def _announce(recipe: Recipe, data: Data, bundles: Bundles, precision: Precision
 
 
 def _trainer(
-    recipe: Recipe, run: Path, steps: int, bundles: Bundles, precision: Precision, devices: int, num_nodes: int
+    recipe: Recipe, run: Path, log: CSVLogger, steps: int, bundles: Bundles, precision: Precision, launch: Launch
 ) -> Trainer:
     return Trainer(
         accelerator="auto",
-        devices=devices,
-        num_nodes=num_nodes,
+        strategy=build_strategy(launch),
+        devices=launch.devices,
+        num_nodes=launch.num_nodes,
         precision=precision.plugin,
         max_epochs=recipe.epochs,
-        logger=[CSVLogger(run, name="", version="logs"), TensorBoardLogger(run, name="", version="logs")],
+        logger=[log, TensorBoardLogger(run, name="", version="logs")],
         callbacks=[
             LossBar(),
             bundles,
@@ -210,12 +221,13 @@ def _require_root(recipe: Recipe) -> Path:
     return recipe.data.root
 
 
-def _cache_progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("decoding images into the cache"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )
+@contextmanager
+def _cache_progress(console: Console) -> Iterator[ShowProgress]:
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(TextColumn("decoding images into the cache"), *columns, console=console, transient=True) as progress:
+        task = progress.add_task("decoding", visible=False, total=None)
+
+        def show(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total, visible=True)
+
+        yield show

@@ -1,0 +1,74 @@
+"""A training that survives: kills, a full disk, and the same seed twice."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vireid.cli import main
+from vireid.errors import InputError
+from vireid.recipe import load_recipe
+from vireid.training import resume, train
+from vireid.training.checkpoint import latest_checkpoint
+from vireid.training.logs import open_log
+
+LOOP = Path(__file__).parents[1] / "benchmarks" / "kill_loop.py"
+
+
+def test_killed_runs_end_like_the_uninterrupted_one(manifest):
+    """Three kills; `python benchmarks/kill_loop.py` makes ten."""
+    command = [sys.executable, str(LOOP), "--kills", "3", "--seed", "1", "--root", str(manifest)]
+    loop = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert loop.returncode == 0, loop.stdout + loop.stderr
+    assert loop.stdout.count("kill ") == 3
+    assert "kill 2: writing a checkpoint" in loop.stdout
+
+
+def test_one_seed_gives_one_bundle(run, tiny_recipe, tmp_path):
+    train(load_recipe(tiny_recipe), tmp_path / "again")
+    for name in ("last.safetensors", "best.safetensors", "logs/metrics.csv"):
+        assert (tmp_path / "again" / name).read_bytes() == (run / name).read_bytes(), name
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint(run, tiny_recipe, tmp_path):
+    """The second checkpoint is written to a device that is always full; after that, the run goes on."""
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    temporary = folder / "checkpoints" / f".epoch-0001.ckpt.{os.getpid()}.tmp"
+    temporary.symlink_to("/dev/full")
+    with pytest.raises(InputError, match=r"checkpoints is full: epoch-0001\.ckpt was not written, free some space"):
+        train(load_recipe(tiny_recipe), folder)
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["epoch-0000.ckpt"]
+    assert latest_checkpoint(folder).name == "epoch-0000.ckpt"
+    resume(folder)
+    for name in ("last.safetensors", "logs/metrics.csv"):
+        assert (folder / name).read_bytes() == (run / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("place", ["vireid.data.images.os.posix_fallocate", "lightning.fabric.loggers.csv_logs.csv"])
+def test_a_full_disk_is_one_sentence_wherever_a_run_writes(place, tiny_recipe, tmp_path, monkeypatch, capsys):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(place, full if place.endswith("fallocate") else type("Full", (), {"DictWriter": full}))
+    monkeypatch.setenv("VIREID_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tiny_recipe))
+    data = ["--data", "manifest", "--root", tiny_recipe["data"]["root"]]
+    arguments = ["train", "agw", *data, "--recipe", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", ["vireid", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: a disk is full")
+
+
+def test_a_resumed_log_keeps_the_epochs_of_the_checkpoint(tmp_path):
+    (tmp_path / "logs").mkdir()
+    file = tmp_path / "logs" / "metrics.csv"
+    file.write_text("epoch,id,step\n0,0.5,1\n1,0.25,3\n2,0.1")
+    open_log(tmp_path, 1).save()
+    assert file.read_text().splitlines() == ["epoch,id,step", "0,0.5,1"]
