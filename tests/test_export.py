@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from vireid import export
 from vireid.bundle import BundleCard, save_bundle
 from vireid.cli import app
+from vireid.data import open_dataset
 from vireid.embedder import Embedder
 from vireid.errors import InputError
 from vireid.methods import METHODS, Refiner, build
@@ -127,8 +128,32 @@ def test_metadata_says_how_to_use_the_graph(pair):
 def test_half_is_half_as_large_and_as_close_in_cosine(pair, bundle, tmp_path):
     _, infrared = export.export_onnx(bundle, tmp_path / "half.onnx", "fp16")
     assert infrared.file == tmp_path / "half.infrared.onnx"
-    assert infrared.angle <= export.MAX_ANGLE
+    assert infrared.angle <= export.MAX_ANGLE["fp16"]
     assert infrared.file.stat().st_size < 0.6 * pair.with_suffix(".infrared.onnx").stat().st_size
+
+
+def test_int8_is_a_third_as_large_and_judged_by_other_images_than_it_is_calibrated_by(bundle, manifest, tmp_path):
+    arguments = ["export", str(bundle), "--out", str(tmp_path / "small.onnx"), "--precision", "int8"]
+    result = CliRunner().invoke(app, arguments)
+    assert "calibrated by images" in str(result.exception)
+    result = CliRunner().invoke(app, [*arguments, "--calibrate", str(manifest)])
+    assert result.exit_code == 0, result.output
+    assert result.output.count("max error") == 2
+    graph = onnx.load(tmp_path / "small.infrared.onnx")
+    assert {p.key: p.value for p in graph.metadata_props}["precision"] == "int8"
+    images = [manifest / f"infrared_{k}_0.jpg" for k in range(12)]
+    found = OnnxEmbedder(tmp_path / "small.onnx").embed(images)
+    angles = 1 - (found * Embedder.load(bundle, torch.device("cpu")).embed(images)).sum(1)
+    assert 1e-6 < angles.max() < export.MAX_ANGLE["int8"]
+    assert (tmp_path / "small.infrared.onnx").stat().st_size < 0.4 * bundle.stat().st_size
+
+
+def test_int8_that_turns_the_vectors_is_not_written(bundle, manifest, tmp_path, monkeypatch):
+    monkeypatch.setitem(export.MAX_ANGLE, "int8", -1.0)
+    monkeypatch.setattr(export, "quantize", lambda path, images: None)
+    with pytest.raises(InputError, match=r"as int8 it differs from PyTorch by .* in an entry and .* in cosine"):
+        export.export_onnx(bundle, tmp_path, "int8", open_dataset("manifest", manifest))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_graph_that_differs_is_not_written(tmp_path, monkeypatch):

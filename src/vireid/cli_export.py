@@ -20,14 +20,18 @@ def export(
     bundle: Annotated[Path, typer.Argument(help="bundle")],
     style: Annotated[Literal["onnx"], typer.Option("--format", help="onnx")] = "onnx",
     out: Annotated[Path, typer.Option("--out", help="folder, or NAME.onnx")] = Path(),
-    precision: Annotated[Literal["fp32", "fp16"], typer.Option(help="of weights and products")] = "fp32",
+    precision: Annotated[Literal["fp32", "fp16", "int8"], typer.Option(help="of weights and products")] = "fp32",
+    calibrate: Annotated[Path | None, typer.Option(help="folder of a data set, whose images int8 is fitted to")] = None,
+    data: Annotated[str, typer.Option(help="data set of --calibrate: see `vireid data list`")] = "manifest",
 ) -> None:
     """Write NAME.visible.onnx and NAME.infrared.onnx, each compared with PyTorch before it is kept.
 
     Example: `vireid export runs/demo/best.safetensors --format onnx --out models`
     """
+    from vireid.data import open_dataset
     from vireid.export import export_onnx
 
-    for graph in export_onnx(bundle, out, precision):
+    images = None if calibrate is None else open_dataset(data, calibrate)
+    for graph in export_onnx(bundle, out, precision, images):
         text = f"{graph.file}: max error {graph.error:.1e}, 1 - cosine {graph.angle:.1e} against PyTorch"
         console.print(text, soft_wrap=True, highlight=False)

@@ -1,25 +1,31 @@
-"""What `vireid embed` does: files in, a Parquet table of vectors out."""
+"""What `vireid embed` does: files in, a Parquet table of vectors out, by parts that outlive a killed run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import csv
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from vireid.data.images import Pixels, Progress, decode
+from vireid.data.images import Progress
+from vireid.embed_parts import Engine, Job, Part, on_threads
 from vireid.errors import InputError
-from vireid.files import replacing
+from vireid.files import replacing, write_text
+from vireid.onnx_embedder import SUFFIX, graph_file
 from vireid.records import Modality
-
-if TYPE_CHECKING:
-    from vireid.embedder import Embedder
-    from vireid.onnx_embedder import OnnxEmbedder
+from vireid.weights import find
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+PART = 4096
+"""Images of a part, which is the most that a killed process loses."""
 
 
 def find_images(places: Iterable[Path]) -> list[Path]:
@@ -36,79 +42,111 @@ def find_images(places: Iterable[Path]) -> list[Path]:
         elif place.exists():
             found.append(place)
         else:
-            raise InputError(f"{place}: no such file or folder")
+            raise InputError(f"{place}: no such file or folder, check the path")
     if not found:
-        raise InputError(f"no images under {', '.join(map(str, places))} ({', '.join(sorted(SUFFIXES))})")
+        named, endings = ", ".join(map(str, places)), ", ".join(sorted(SUFFIXES))
+        raise InputError(f"no images under {named}: name some that end in {endings}")
     return found
 
 
-def open_model(path: Path) -> Embedder | OnnxEmbedder:
-    """Open a bundle, or an `.onnx` file of `vireid export`, for which PyTorch is not imported.
-
-    Raises:
-        InputError: when the file is neither.
-    """
-    if path.suffix == ".onnx":
-        from vireid.onnx_embedder import OnnxEmbedder
-
-        return OnnxEmbedder(path)
-    from vireid.embedder import Embedder
-
-    return Embedder.load(path)
-
-
 def embed_files(
-    bundle: Path, places: Iterable[Path], modality: str, out: Path, batch_size: int, progress: Progress | None = None
+    job: Job, places: Iterable[Path], out: Path, engine: Engine = on_threads, progress: Progress | None = None
 ) -> tuple[int, list[str]]:
     """Embed image files into a Parquet file with columns `path`, `modality`, `embedding` (float32 list of D).
 
+    Parts of it lie in `OUT.parts` until all are there, and the same call goes on from them.
+
     Args:
-        bundle: a bundle or an ONNX model, see `open_model`.
+        job: the model and how to run it.
         places: image files and folders.
-        modality: of all images.
-        out: the Parquet file.
-        batch_size: images a forward pass.
+        out: the Parquet file; files that cannot be read are listed in `OUT.skipped.csv`.
+        engine: what embeds.
         progress: called with (images done, images in all).
 
     Returns:
         the number of embeddings written, and a sentence for each file that could not be read.
 
     Raises:
-        InputError: when no file could be read.
+        InputError: when no file could be read, or `OUT.parts` belongs to another call.
     """
-    kind = Modality.parse(modality)
     paths = find_images(places)
-    embedder = open_model(bundle)
-    schema = pa.schema(
-        [
-            ("path", pa.string()),
-            ("modality", pa.string()),
-            ("embedding", pa.list_(pa.float32(), embedder.embedding_dim)),
-        ]
-    )
-    bad: list[str] = []
-    done = 0
-    with replacing(out) as temporary, pq.ParquetWriter(temporary, schema) as writer:
-        for start in range(0, len(paths), batch_size):
-            read = _read(paths[start : start + batch_size], embedder.image_size, bad)
-            if read:
-                vectors = embedder.embed([pixels for _, pixels in read], kind, batch_size)
-                column = pa.FixedSizeListArray.from_arrays(pa.array(np.ravel(vectors)), vectors.shape[1])
-                names = [str(path) for path, _ in read]
-                writer.write_table(pa.table([names, [str(kind)] * len(read), column], schema=schema))
-                done += len(read)
-            if progress is not None:
-                progress(min(start + batch_size, len(paths)), len(paths))
-        if not done:
-            raise InputError(f"none of {len(paths)} files could be read; the first: {bad[0]}")
-    return done, bad
+    folder = out.with_name(f"{out.name}.parts")
+    _claim(folder, _plan(job, paths))
+    starts = range(0, len(paths), PART)
+    parts = [Part(folder / f"part-{i:06d}.parquet", paths[start : start + PART]) for i, start in enumerate(starts)]
+    pending = [part for part in parts if not part.file.is_file()]
+    done = len(paths) - sum(len(part.paths) for part in pending)
+    for count in engine(job, pending) if pending else ():
+        done += count
+        if progress is not None:
+            progress(done, len(paths))
+    bad = _skipped(parts)
+    if len(bad) < len(paths):
+        _join(parts, job.modality, out)
+        _list_skipped(out.with_name(f"{out.name}.skipped.csv"), bad)
+    shutil.rmtree(folder)
+    if len(bad) == len(paths):
+        raise InputError(f"none of {len(paths)} files could be read; the first: {bad[0]['reason']}")
+    return len(paths) - len(bad), [row["reason"] for row in bad]
 
 
-def _read(paths: list[Path], size: tuple[int, int], bad: list[str]) -> list[tuple[Path, Pixels]]:
-    read = []
-    for path in paths:
-        try:
-            read.append((path, decode(path, size)[0]))
-        except InputError as error:
-            bad.append(str(error))
-    return read
+def _plan(job: Job, paths: list[Path]) -> dict[str, Any]:
+    pair = job.model.suffix == SUFFIX and not job.model.is_file()
+    model = graph_file(job.model, job.modality) if pair else find(job.model)
+    if not model.is_file():
+        raise InputError(f"there is no model {model}: check the path")
+    with model.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    names = "\0".join(map(str, paths)).encode(errors="surrogateescape")
+    return {
+        "images": hashlib.sha256(names).hexdigest(),
+        "model": digest,
+        "modality": str(job.modality),
+        "batch size": job.batch_size,
+        "precision": job.precision,
+        "images a part": PART,
+    }
+
+
+def _claim(folder: Path, plan: dict[str, Any]) -> None:
+    """Make the folder of parts, or take over one that has no part yet or the same plan."""
+    file = folder / "plan.json"
+    if not file.is_file() or not any(folder.glob("part-*.parquet")):
+        shutil.rmtree(folder, ignore_errors=True)
+        write_text(file, json.dumps(plan, indent=2) + "\n")
+        return
+    other = json.loads(file.read_text(encoding="utf-8"))
+    if changed := [name for name, value in plan.items() if other.get(name) != value]:
+        raise InputError(
+            f"{folder} holds an unfinished run with another {', another '.join(changed)}: "
+            "repeat its command to finish it, or delete the folder to start over"
+        )
+
+
+def _skipped(parts: Sequence[Part]) -> list[dict[str, str]]:
+    rows: list[dict[str, str]] = []
+    for part in parts:
+        rows += pq.read_table(part.file, columns=["path", "reason"], filters=pc.field("reason").is_valid()).to_pylist()
+    return rows
+
+
+def _join(parts: Sequence[Part], modality: Modality, out: Path) -> None:
+    embedding = pq.read_schema(parts[0].file).field("embedding")
+    schema = pa.schema([("path", pa.string()), ("modality", pa.string()), embedding])
+    with replacing(out) as temporary, pq.ParquetWriter(temporary, schema, use_dictionary=["modality"]) as writer:
+        for part in parts:
+            table = pq.read_table(part.file)
+            good = table.filter(pc.is_null(table["reason"]))
+            kinds = pa.array([str(modality)] * len(good), pa.string())
+            writer.write_table(pa.table([good["path"], kinds, good["embedding"]], schema=schema))
+
+
+def _list_skipped(file: Path, bad: list[dict[str, str]]) -> None:
+    if not bad:
+        file.unlink(missing_ok=True)
+        return
+    text = io.StringIO()
+    table = csv.DictWriter(text, ["path", "reason"], lineterminator="\n")
+    table.writeheader()
+    table.writerows(bad)
+    write_text(file, text.getvalue())

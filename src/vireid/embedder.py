@@ -22,6 +22,9 @@ from vireid.nn import has_pose
 from vireid.precision import Precision, choose_precision, default_device
 from vireid.records import Batch, Modality, Records
 
+BATCH_SIZE = 128
+"""Images a forward pass, where features are extracted from a table."""
+
 
 class Embedder:
     """A method ready to use: preprocessing, precision and device included.
@@ -31,6 +34,7 @@ class Embedder:
         image_size: (H, W) that images are resized to.
         device: default: CUDA when there is one.
         card: the bundle's metadata, where the method comes from a bundle.
+        precision: see `choose_precision`.
     """
 
     def __init__(
@@ -39,23 +43,28 @@ class Embedder:
         image_size: tuple[int, int],
         device: torch.device | None = None,
         card: BundleCard | None = None,
+        precision: str = "auto",
     ) -> None:
         self.device = device or default_device()
         self.method = method.to(self.device)
         self.image_size = image_size
         self.card = card
-        self.precision: Precision = choose_precision(method, self.device)
+        self.precision: Precision = choose_precision(method, self.device, precision)
         self.method.to(memory_format=self.precision.memory_format)
 
     @classmethod
     def load(
-        cls, path: str | Path, device: torch.device | None = None, options: dict[str, Any] | None = None
+        cls,
+        path: str | Path,
+        device: torch.device | None = None,
+        options: dict[str, Any] | None = None,
+        precision: str = "auto",
     ) -> Embedder:
         """Open a bundle, see `vireid.load`; `options` replace the bundle's own at test time."""
         method, card = load_bundle(Path(path), options)
         if isinstance(method, Refiner):
             raise InputError(f"bundle {path} refines features and sees no images: open its encoder's bundle")
-        return cls(method, card.image_size, device, card)
+        return cls(method, card.image_size, device, card, precision)
 
     @property
     def embedding_dim(self) -> int:
@@ -90,7 +99,8 @@ class Embedder:
         self,
         records: Records,
         *,
-        batch_size: int = 128,
+        rows: NDArray[np.int64] | None = None,
+        batch_size: int = BATCH_SIZE,
         flip: bool = False,
         cache: bool = True,
         progress: Progress | None = None,
@@ -98,21 +108,22 @@ class Embedder:
         """Return the features of a table of images, on the CPU, rows in the table's order.
 
         Args:
-            records: N images of any modality.
+            records: images of any modality.
+            rows: (N,) those to embed, in this order, at least one; default: all.
             batch_size: images a forward pass.
             flip: average the features of each image and its mirror image.
-            cache: keep decoded images in the image cache.
+            cache: keep decoded images, those of all records, in the image cache.
             progress: called with (images done, N).
         """
         self._warn(pose_notice(self.method, records.keypoints, len(records)))
         dataset = ImageBatches(records, image_source(records, self.image_size, cache), records.pid)
-        rows = np.arange(len(records))
+        rows = np.arange(len(records)) if rows is None else rows
         batches = [rows[i : i + batch_size].tolist() for i in range(0, len(rows), batch_size)]
         parts: list[Features] = []
         for index, batch in enumerate(loader(dataset, batches)):
             parts.append({name: value.cpu() for name, value in self.features(batch, flip).items()})
             if progress is not None:
-                progress(min((index + 1) * batch_size, len(records)), len(records))
+                progress(min((index + 1) * batch_size, len(rows)), len(rows))
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     @torch.inference_mode()

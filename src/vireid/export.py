@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,14 +29,15 @@ from vireid.methods.base import normalize
 from vireid.methods.cmtr import CMTR
 from vireid.onnx_embedder import CARD, SUFFIX, OnnxEmbedder, graph_file
 from vireid.precision import Precision
-from vireid.records import Batch, Modality
+from vireid.quantize import calibration_images, quantize
+from vireid.records import Batch, Modality, Records
 
-ExportPrecision = Literal["fp32", "fp16"]
+ExportPrecision = Literal["fp32", "fp16", "int8"]
 
 OPSET = 17
 BATCH_SIZES = (1, 5)
 """Sizes that a graph is compared with PyTorch at; the trace itself sees another, so a size baked into it shows."""
-MAX_ANGLE = 1e-3
+MAX_ANGLE: dict[ExportPrecision, float] = {"fp32": 1e-3, "fp16": 1e-3, "int8": 0.1}
 """Largest 1 - cosine of an embedding and PyTorch's."""
 MAX_ERROR = 1e-4
 """Largest absolute difference of an fp32 graph's entries from PyTorch's."""
@@ -44,7 +45,7 @@ MAX_ERROR = 1e-4
 
 @dataclass(frozen=True)
 class Exported:
-    """A written graph and how far it is from PyTorch in float32 on random images.
+    """A written graph and how far it is from PyTorch in float32, on random images or, for int8, on those given.
 
     Attributes:
         file: where it is.
@@ -79,25 +80,46 @@ class EmbeddingGraph(nn.Module):
             return self.method.features(pixels, modality)["global"]
 
 
-def export_onnx(bundle: Path, out: Path, precision: ExportPrecision = "fp32") -> list[Exported]:
+def export_onnx(
+    bundle: Path, out: Path, precision: ExportPrecision = "fp32", images: Records | None = None
+) -> list[Exported]:
     """Write `NAME.visible.onnx` and `NAME.infrared.onnx` of a bundle.
 
     Args:
         bundle: a method's bundle.
         out: folder, the files being named after the bundle, or `NAME.onnx`.
         precision: of weights and products.
+        images: of both modalities, which int8 is calibrated by.
 
     Raises:
-        InputError: for a refiner's bundle, or when a graph differs from PyTorch; that graph is not written.
+        InputError: for a refiner's bundle, for int8 without images or images without int8, or when a graph differs
+            from PyTorch; that graph is not written.
     """
     _require_onnx()
+    if (precision == "int8") != (images is not None):
+        raise InputError("int8 is calibrated by images and nothing else is: pass --precision int8 and --calibrate DIR")
     embedder = Embedder.load(bundle, torch.device("cpu"))
     embedder.precision = Precision("32")
     name = out if out.suffix == SUFFIX else out / f"{bundle.stem}{SUFFIX}"
-    return [write_graph(embedder, modality, graph_file(name, modality), precision) for modality in Modality]
+    return [
+        write_graph(
+            embedder,
+            modality,
+            graph_file(name, modality),
+            precision,
+            None if images is None else calibration_images(images, modality, embedder.image_size),
+        )
+        for modality in Modality
+    ]
 
 
-def write_graph(embedder: Embedder, modality: Modality, path: Path, precision: ExportPrecision = "fp32") -> Exported:
+def write_graph(
+    embedder: Embedder,
+    modality: Modality,
+    path: Path,
+    precision: ExportPrecision = "fp32",
+    images: Pixels | None = None,
+) -> Exported:
     """Write the graph of one modality, whole and verified or not at all.
 
     Args:
@@ -105,6 +127,7 @@ def write_graph(embedder: Embedder, modality: Modality, path: Path, precision: E
         modality: that the graph is for.
         path: the file.
         precision: see `export_onnx`.
+        images: (N, H, W, 3) of the modality, for int8.
 
     Raises:
         InputError: when the graph differs from PyTorch by more than `MAX_ANGLE` or, in fp32, `MAX_ERROR`.
@@ -113,9 +136,13 @@ def write_graph(embedder: Embedder, modality: Modality, path: Path, precision: E
         raise InputError(f"{path} would have no card: export a bundle")
     with replacing(path) as temporary:
         _trace(embedder, modality, temporary, precision)
+        judged = None
+        if images is not None:
+            quantize(temporary, images[::2])
+            judged = np.array_split(images[1::2], 8)
         _describe(temporary, embedder, embedder.card, modality, precision)
-        error, angle = compare(OnnxEmbedder(temporary).embed, embedder, modality)
-        if not (angle <= MAX_ANGLE and (precision != "fp32" or error <= MAX_ERROR)):
+        error, angle = compare(OnnxEmbedder(temporary).embed, embedder, modality, judged)
+        if not (angle <= MAX_ANGLE[precision] and (precision != "fp32" or error <= MAX_ERROR)):
             raise InputError(
                 f"{path} was not written: as {precision} it differs from PyTorch by {error:.1e} in an entry and "
                 f"{angle:.1e} in cosine; export it as fp32, or report method {embedder.card.method} where it is"
@@ -124,23 +151,31 @@ def write_graph(embedder: Embedder, modality: Modality, path: Path, precision: E
 
 
 def compare(
-    embed: Callable[[list[Pixels], Modality, int], NDArray[np.float32]], embedder: Embedder, modality: Modality
+    embed: Callable[[list[Pixels], Modality, int], NDArray[np.float32]],
+    embedder: Embedder,
+    modality: Modality,
+    batches: Iterable[Pixels] | None = None,
 ) -> tuple[float, float]:
-    """Return the largest absolute difference and the largest 1 - cosine from PyTorch, on random images.
+    """Return the largest absolute difference and the largest 1 - cosine from PyTorch.
 
     Args:
         embed: (images, modality, batch size) -> (N, D), what is compared.
         embedder: the reference.
         modality: of the images.
+        batches: images (N, H, W, 3); default: random ones of `BATCH_SIZES`.
     """
-    rng = np.random.default_rng(0)
     errors, angles = [], []
-    for size in BATCH_SIZES:
-        images = rng.integers(0, 256, (size, *embedder.image_size, 3), dtype=np.uint8)
-        expected, found = _reference(embedder, images, modality), embed(list(images), modality, size)
+    for images in batches or _random_batches(embedder.image_size):
+        expected, found = _reference(embedder, images, modality), embed(list(images), modality, len(images))
         errors.append(np.abs(found - expected).max())
         angles.append((1 - (found * expected).sum(1) / np.linalg.norm(found, axis=1)).max())
     return float(np.max(errors)), float(np.max(angles))
+
+
+def _random_batches(size: tuple[int, int]) -> Iterator[Pixels]:
+    rng = np.random.default_rng(0)
+    for count in BATCH_SIZES:
+        yield rng.integers(0, 256, (count, *size, 3), dtype=np.uint8)
 
 
 def preprocessing(embedder: Embedder) -> str:

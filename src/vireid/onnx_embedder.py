@@ -25,6 +25,7 @@ class OnnxEmbedder:
 
     Args:
         path: one graph, or `NAME.onnx` for the pair `NAME.visible.onnx` and `NAME.infrared.onnx`.
+        threads: that share the work of a forward pass; 0: one a core.
 
     Attributes:
         card: the bundle's card as a dict.
@@ -35,10 +36,10 @@ class OnnxEmbedder:
         InputError: when a file is missing or was not written by `vireid export`, or ONNX Runtime is not installed.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, threads: int = 0) -> None:
         files = [path] if path.is_file() else [graph_file(path, modality) for modality in Modality]
         self.path = path
-        self._sessions = dict(_open(file) for file in files)
+        self._sessions = dict(_open(file, threads) for file in files)
         first = next(iter(self._sessions.values()))
         self.card: dict[str, Any] = json.loads(_metadata(first)[CARD])
         height, width = self.card["image_size"]
@@ -69,7 +70,7 @@ def graph_file(path: Path, modality: Modality) -> Path:
     return path.with_suffix(f".{modality}{SUFFIX}")
 
 
-def _open(path: Path) -> tuple[Modality, Any]:
+def _open(path: Path, threads: int) -> tuple[Modality, Any]:
     try:
         import onnxruntime
     except ModuleNotFoundError as error:
@@ -78,9 +79,12 @@ def _open(path: Path) -> tuple[Modality, Any]:
         raise InputError(f"model {path}: no such file; write it by vireid export")
     available = onnxruntime.get_available_providers()
     try:
-        session = onnxruntime.InferenceSession(path, providers=[p for p in PROVIDERS if p in available])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        session = onnxruntime.InferenceSession(path, options, providers=[p for p in PROVIDERS if p in available])
     except Exception as error:  # ONNX Runtime's errors share no base class
-        raise InputError(f"{path} cannot be opened as an ONNX model ({error}): export it again") from error
+        reason = type(error).__name__
+        raise InputError(f"{path} cannot be opened as an ONNX model ({reason}): export it again") from error
     if CARD not in _metadata(session):
         raise InputError(f"{path} is an ONNX model without vireid metadata: write it by vireid export")
     return Modality.parse(_metadata(session)["modality"]), session
