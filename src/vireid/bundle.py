@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from vireid.files import replacing
 from vireid.methods import Method, build
 from vireid.nn import BackboneOptions
 from vireid.options import Options, describe
+from vireid.weights import find
 
 METADATA_KEY = "vireid"
 
@@ -66,20 +66,20 @@ def read_card(path: Path) -> BundleCard:
     Raises:
         InputError: when the file is missing, torn or not a bundle.
     """
-    if not path.is_file():
-        raise InputError(f"bundle {path}: no such file")
+    path = _existing(path)
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(METADATA_KEY)
     except (SafetensorError, OSError) as error:
         raise InputError(f"bundle {path} is damaged or no safetensors file ({error}): copy it again") from error
     if text is None:
-        raise InputError(f"{path} is a safetensors file without vireid metadata: it is no bundle")
+        raise InputError(f"{path} is a safetensors file but no bundle: name one that vireid train has written")
     try:
-        return BundleCard.model_validate(json.loads(text))
-    except (ValidationError, json.JSONDecodeError) as error:
-        problem = describe(error) if isinstance(error, ValidationError) else str(error)
-        raise InputError(f"bundle {path} was made by another version of vireid ({problem})") from error
+        return BundleCard.model_validate_json(text)
+    except ValidationError as error:
+        problem = describe(error, BundleCard)
+        remedy = "open it with that version, or train it again"
+        raise InputError(f"bundle {path} was made by another version of vireid ({problem}): {remedy}") from error
 
 
 def bundle_digest(path: Path) -> str:
@@ -88,9 +88,7 @@ def bundle_digest(path: Path) -> str:
     Raises:
         InputError: when there is no such file.
     """
-    if not path.is_file():
-        raise InputError(f"bundle {path}: no such file")
-    with path.open("rb") as file:
+    with _existing(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -98,7 +96,7 @@ def load_bundle(path: Path, options: dict[str, Any] | None = None) -> tuple[Meth
     """Rebuild a method from a bundle, in eval mode, on the CPU, float32.
 
     Args:
-        path: bundle file.
+        path: bundle file, or the name of one that ships.
         options: test-time options that replace the bundle's, such as CM-LSP-GE's `test_distance`.
 
     Raises:
@@ -109,7 +107,7 @@ def load_bundle(path: Path, options: dict[str, Any] | None = None) -> tuple[Meth
     backbone = card.backbone.model_copy(update={"weights": "none"})
     method = build(card.method, num_classes=card.num_classes, backbone=backbone, **card.options)
     method.terms.clear()
-    weights = load_file(path)
+    weights = load_file(find(path))
     expected = {n: t.shape for n, t in method.state_dict().items() if not n.startswith(method.training_only())}
     found = {name: tensor.shape for name, tensor in weights.items()}
     misfits = sorted(name for name in expected | found if expected.get(name) != found.get(name))
@@ -118,3 +116,10 @@ def load_bundle(path: Path, options: dict[str, Any] | None = None) -> tuple[Meth
         raise InputError(f"bundle {path} does not fit method {card.method}{changed}: tensor {misfits[0]}")
     method.load_state_dict(weights, strict=False)
     return method.eval(), card
+
+
+def _existing(path: Path) -> Path:
+    path = find(path)
+    if not path.is_file():
+        raise InputError(f"there is no bundle {path}: check the path, or make one with vireid train")
+    return path

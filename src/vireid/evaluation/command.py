@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from vireid.data import find_dataset, open_dataset
 from vireid.data.images import Progress
@@ -16,8 +13,10 @@ from vireid.evaluation.evaluate import Evaluation, FeatureTable, find_protocol, 
 from vireid.evaluation.presets import cross
 from vireid.evaluation.protocols import Protocol
 from vireid.evaluation.refine import Refinement, RefineOptions
+from vireid.options import setting
 from vireid.recipe import DataOptions, load_recipe
 from vireid.records import Modality, Records
+from vireid.weights import find
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,8 @@ def open_model(
     encoder, refiner = resolve_models(request, model)
     protocols = resolve_protocols(request, name)
     splits = set().union(*(protocol_splits(protocol) for protocol in protocols))
-    embedder = Embedder.load(encoder, options=parse_options("--set", request.method_options))
+    changed = dict(setting("--set", text, "test_distance=global") for text in request.method_options)
+    embedder = Embedder.load(encoder, options=changed)
     how = RefineOptions.parse(request.refine_set)
     refinement = None if refiner is None else Refinement.open(refiner, encoder, how)
     table = FeatureTable.extract(embedder, records.where(split=splits), flip=request.flip, progress=progress)
@@ -102,7 +102,7 @@ def open_evaluation_data(request: EvaluateRequest, model: Path) -> tuple[str, Re
     info, root = find_dataset(trained.name), request.root or trained.root
     if root is None:
         raise InputError(f"pass --root DIR, the folder of {info.title}; to get the data, {info.access}")
-    options = {**trained.options, **parse_options("--option", request.options)}
+    options = {**trained.options, **dict(setting("--option", text, "trial=3") for text in request.options)}
     return trained.name, open_dataset(trained.name, root, **options)
 
 
@@ -133,10 +133,10 @@ def resolve_bundle(model: Path, select: str = "last") -> Path:
     if select not in ("last", "best"):
         raise InputError(f"unknown selection {select!r}: use last or best")
     if not model.is_dir():
-        return model
+        return find(model)
     bundle = model / f"{select}.safetensors"
     if not bundle.is_file():
-        raise InputError(f"run {model} has no {bundle.name}: is the training still in its first epoch?")
+        raise InputError(f"{model} has no {bundle.name}: wait for the first epoch's end, or name a run or bundle")
     return bundle
 
 
@@ -154,18 +154,3 @@ def resolve_protocols(request: EvaluateRequest, data: str) -> list[Protocol]:
         gallery = Modality.parse(request.gallery) if request.gallery else Modality(1 - query)
         return [cross(query, gallery)]
     return [find_protocol(name) for name in request.protocols or find_dataset(data).protocols]
-
-
-def parse_options(flag: str, options: tuple[str, ...]) -> dict[str, Any]:
-    """Turn the `key=value` strings of a flag into a dict; values are YAML.
-
-    Raises:
-        InputError: for a string without `=`.
-    """
-    parsed = {}
-    for option in options:
-        key, separator, value = option.partition("=")
-        if not separator:
-            raise InputError(f"{flag} {option}: write key=value")
-        parsed[key] = yaml.safe_load(value)
-    return parsed

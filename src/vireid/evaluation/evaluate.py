@@ -23,7 +23,7 @@ from vireid.evaluation.refine import Refinement
 from vireid.evaluation.rerank import k_reciprocal_rerank
 from vireid.evaluation.roc import VerificationRoc, verification_roc, verification_scores
 from vireid.evaluation.trials import TrialSummary, evaluate_distances
-from vireid.methods import Features
+from vireid.methods import Features, cosine_distance
 from vireid.records import LabelMap, Records
 
 Distance = Callable[[Features, Features], Tensor]
@@ -80,6 +80,11 @@ class FeatureTable:
         if not len(records):
             raise InputError(f"no images to evaluate at {records.root}: does the data set have this split?")
         features = embedder.extract(records, flip=flip, cache=cache, progress=progress)
+        return cls.of(embedder, records, features, flip=flip)
+
+    @classmethod
+    def of(cls, embedder: Embedder, records: Records, features: Features, *, flip: bool) -> FeatureTable:
+        """Take features that this embedder has extracted."""
         selection = embedder.card.selection if embedder.card else "last"
         stamp = {"flip": flip, "precision": embedder.precision.name, "checkpoint": selection}
         return cls(records, features, embedder.method.distance, stamp)
@@ -197,11 +202,6 @@ def on_split(protocol: Protocol, split: str) -> Protocol:
 def protocol_splits(protocol: Protocol) -> set[str]:
     """Return the splits that a protocol draws from."""
     return {*protocol.query.split, *protocol.gallery.split}
-
-
-def cosine_distance(query: Features, gallery: Features) -> Tensor:
-    """Return (Nq, Ng) cosine distances of `global`, which must be L2-normalised."""
-    return 1 - query["global"] @ gallery["global"].T
 
 
 def _rows(features: Features, index: Index) -> Features:

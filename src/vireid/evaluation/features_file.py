@@ -24,7 +24,7 @@ def read_features(path: str | Path) -> tuple[Records, NDArray[np.float32]]:
     infrared, or 0 and 1), and optionally `split` (default `test`) and `path` (default: the row number).
 
     Raises:
-        InputError: when the file is missing, of another kind, or lacks a column.
+        InputError: when the file is missing, of another kind, lacks a column, or holds features that are not finite.
     """
     source = Path(path)
     if not source.is_file():
@@ -41,6 +41,8 @@ def read_features(path: str | Path) -> tuple[Records, NDArray[np.float32]]:
         raise InputError(f"features of {source} have shape {features.shape}: give one row an image, (N, D)")
     if len(features) != len(columns["pid"]):
         raise InputError(f"{source} holds {len(features)} features but {len(columns['pid'])} pids: make them equal")
+    if len(bad := np.flatnonzero(~np.isfinite(features).all(1))):
+        raise InputError(f"row {bad[0]} of the features in {source} holds NaN or infinity: compute it again or drop it")
     records = Records.build(
         root=source.parent,
         path=_text(columns["path"]) if "path" in columns else [f"{row:09d}" for row in range(len(features))],

@@ -9,8 +9,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field
 from torch import Generator, Tensor
 
 from vireid.bundle import bundle_digest, load_bundle
@@ -18,7 +17,7 @@ from vireid.errors import InputError
 from vireid.evaluation.distances import DistanceBlock
 from vireid.evaluation.insertion import insert_queries
 from vireid.methods.nformer import NFormer
-from vireid.options import Options, describe
+from vireid.options import Options, checked, setting
 from vireid.precision import default_device
 
 SEQUENCES = 16
@@ -38,18 +37,12 @@ class RefineOptions(Options):
 
     @classmethod
     def parse(cls, settings: Sequence[str]) -> RefineOptions:
-        """Read `key=value` strings; values are YAML.
+        """Read the `key=value` strings of `--refine-set`.
 
         Raises:
             InputError: naming the setting that is wrong.
         """
-        pairs = [setting.partition("=") for setting in settings]
-        if any(not separator for _, separator, _ in pairs):
-            raise InputError(f"--refine-set {' '.join(settings)}: write key=value, such as mode=local")
-        try:
-            return cls.model_validate({key: yaml.safe_load(value) for key, _, value in pairs})
-        except ValidationError as error:
-            raise InputError(f"--refine-set {describe(error)}") from error
+        return checked(cls, dict(setting("--refine-set", text, "mode=local") for text in settings), "--refine-set")
 
 
 @dataclass(frozen=True)

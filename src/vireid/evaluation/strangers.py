@@ -35,7 +35,7 @@ def evaluate_with_strangers(
         InputError: unless the request names exactly one model, or as `embed_strangers`.
     """
     if len(request.models) != 1:
-        raise InputError("--distractors takes one run folder or bundle")
+        raise InputError("--distractors takes one run folder or bundle: name one")
     if resolve_models(request, request.models[0])[1] is not None:
         raise InputError("--distractors measures the encoder: drop --refine, or name the encoder of the refiner's run")
     embedder, table, protocols = open_model(request, request.models[0], progress)

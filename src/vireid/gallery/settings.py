@@ -6,16 +6,17 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from sqlalchemy import select
 
 from vireid import load
 from vireid.errors import InputError
 from vireid.gallery.calibration import Calibration
 from vireid.gallery.database import Database, bump, is_url, shown
+from vireid.gallery.engines import check_engine
 from vireid.gallery.schema import SettingRow
 from vireid.gallery.types import Settings, utc_now
-from vireid.options import describe
+from vireid.options import checked
+from vireid.weights import find
 
 CHANGEABLE = ("name", "purpose", "retention_days", "require_purpose", "bundle")
 
@@ -31,8 +32,9 @@ def new_settings(location: str | Path, bundle: str | Path | None, dim: int | Non
     if bundle is not None:
         from vireid.bundle import bundle_digest  # takes seconds, and vectors from elsewhere do not need it
 
-        options |= {"bundle": str(Path(bundle).resolve()), "bundle_sha256": bundle_digest(Path(bundle))}
+        options |= {"bundle": str(find(Path(bundle)).resolve()), "bundle_sha256": bundle_digest(Path(bundle))}
         dim = load(bundle).method.embedding_dim
+    check_engine(options.get("engine", "flat"))
     options["name"] = options.get("name") or ("gallery" if is_url(location) else Path(location).resolve().name)
     return _validated(location, {"id": secrets.token_hex(8), "dim": dim, "created": utc_now(), **options})
 
@@ -46,7 +48,7 @@ def changed_settings(location: str | Path, settings: Settings, changes: dict[str
     if fixed := sorted(set(changes) - set(CHANGEABLE)):
         raise InputError(f"{fixed[0]} is fixed when a gallery is made: {', '.join(CHANGEABLE)} can be changed")
     if "bundle" in changes:
-        changes = changes | {"bundle": str(Path(changes["bundle"]).resolve())}
+        changes = changes | {"bundle": str(find(Path(changes["bundle"])).resolve())}
     after = _validated(location, settings.model_dump() | changes)
     if "bundle" in changes:
         check_bundle(after)
@@ -89,7 +91,8 @@ def check_bundle(settings: Settings) -> Path:
     from vireid.bundle import bundle_digest
 
     if not settings.bundle:
-        raise InputError(f"gallery {settings.name} was made for vectors from elsewhere: it has no bundle to embed with")
+        made = f"gallery {settings.name} was made for vectors from elsewhere and has no bundle to embed with"
+        raise InputError(f"{made}: make another for pictures, by --bundle")
     path = Path(settings.bundle)
     if not path.is_file():
         raise InputError(f"bundle {path} of gallery {settings.name} is gone: bring it back, or name it by --bundle")
@@ -99,7 +102,4 @@ def check_bundle(settings: Settings) -> Path:
 
 
 def _validated(location: str | Path, values: dict[str, Any]) -> Settings:
-    try:
-        return Settings.model_validate(values)
-    except ValidationError as error:
-        raise InputError(f"gallery {shown(location)}: {describe(error)}") from error
+    return checked(Settings, values, f"gallery {shown(location)}:")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import timm
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 
 from vireid.errors import InputError
 from vireid.options import Options
+from vireid.records import Modality
+from vireid.weights import SHIPPED, find
 
 LITE0 = "tf_efficientnet_lite0"
 STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
@@ -26,7 +29,9 @@ class BackboneOptions(Options):
     """Which trunk, and where its weights come from."""
 
     name: str = Field(LITE0, description="a timm ResNet or EfficientNet, such as resnet50")
-    weights: str = Field("imagenet", description="imagenet (packaged or from timm's hub), none, or a state-dict file")
+    weights: str = Field(
+        "imagenet", description="imagenet (packaged or from timm's hub), vireid-lite0, none, or a state-dict file"
+    )
     last_stride: Literal[1, 2] = Field(1, description="stride of the last stage; ReID keeps 1")
     stem_relu: bool = Field(True, description="ReLU after the ResNet stem's BatchNorm")
 
@@ -39,6 +44,7 @@ class Backbone(nn.Module):
         channels: channels of each stage's output.
         dim: channels of the last map.
         mean, std: per-channel input normalisation of the weights, for pixels in [0, 1].
+        infrared: stages by name of which the weights have other values for infrared images.
     """
 
     def __init__(self, stages: list[nn.Sequential], mean: tuple[float, ...], std: tuple[float, ...]) -> None:
@@ -46,6 +52,12 @@ class Backbone(nn.Module):
         self.stages = nn.ModuleDict(dict(zip(STAGES, stages, strict=True)))
         self.channels = _output_channels(stages)
         self.dim, self.mean, self.std = self.channels[-1], mean, std
+        self.infrared: dict[str, nn.Sequential] = {}
+
+    def stream(self, modality: Modality) -> list[nn.Sequential]:
+        """Return the stages as a modality's own stream starts."""
+        apart = self.infrared if modality == Modality.INFRARED else {}
+        return [apart.get(name, cast(nn.Sequential, stage)) for name, stage in self.stages.items()]
 
     def forward(self, images: Tensor) -> Tensor:
         """Map (N, 3, H, W) images to the last feature map (N, dim, H/16, W/16) at `last_stride` 1."""
@@ -60,7 +72,8 @@ def build_backbone(options: BackboneOptions) -> Backbone:
     Raises:
         InputError: for an unknown architecture, or weights that cannot be had.
     """
-    model = timm_model(options)
+    packaged = options.weights == SHIPPED
+    model = timm_model(options.model_copy(update={"weights": "none"}) if packaged else options)
     if isinstance(model, ResNet):
         stages = _resnet_stages(model, options.stem_relu)
     elif isinstance(model, EfficientNet):
@@ -70,7 +83,10 @@ def build_backbone(options: BackboneOptions) -> Backbone:
     if options.last_stride == 1:
         _remove_stride(stages[-1])
     config = model.default_cfg
-    return Backbone(stages, config["mean"], config["std"])
+    backbone = Backbone(stages, config["mean"], config["std"])
+    if packaged:
+        _load_packaged(backbone, options)
+    return backbone
 
 
 def timm_model(options: BackboneOptions, **arguments: Any) -> nn.Module:
@@ -83,13 +99,12 @@ def timm_model(options: BackboneOptions, **arguments: Any) -> nn.Module:
     Raises:
         InputError: for an unknown architecture, or weights that cannot be had.
     """
+    if not timm.is_model(options.name):
+        remedy = "see timm.list_models(), such as resnet50"
+        raise InputError(f"backbone.name={options.name}: timm knows no such model, {remedy}")
     pretrained = options.weights == "imagenet" and options.name != LITE0
     try:
         model = timm.create_model(options.name, pretrained=pretrained, **arguments)
-    except RuntimeError as error:
-        if pretrained:
-            raise _weights_error(options, error) from error
-        raise InputError(f"backbone.name={options.name}: timm knows no such model ({error})") from error
     except Exception as error:  # hub, proxy and file-system errors share no base class
         raise _weights_error(options, error) from error
     if options.name == LITE0 and options.weights == "imagenet":
@@ -150,17 +165,33 @@ def _load_in_order(model: nn.Module, weights: dict[str, Tensor]) -> None:
     model.load_state_dict({name: given for (name, _), given in pairs})
 
 
+def _load_packaged(backbone: Backbone, options: BackboneOptions) -> None:
+    """Load the trunk of the bundle that ships, whose stems are apart."""
+    if options.name != LITE0:
+        raise InputError(f"backbone.weights={options.weights} are of {LITE0}: drop backbone.name={options.name}")
+    tensors = load_file(find(Path(options.weights)))
+    visible, infrared = (_below(tensors, f"network.specific.{int(modality)}.0.") for modality in Modality)
+    shared = [_below(tensors, f"network.shared.{index}.") for index in range(len(STAGES) - 1)]
+    backbone.infrared = {STAGES[0]: copy.deepcopy(cast(nn.Sequential, backbone.stages[STAGES[0]]))}
+    backbone.infrared[STAGES[0]].load_state_dict(infrared)
+    for stage, state in zip(backbone.stages.values(), [visible, *shared], strict=True):
+        stage.load_state_dict(state)
+
+
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
 def _load_file(model: nn.Module, path: Path) -> None:
     if not path.is_file():
-        raise InputError(f"backbone.weights={path}: no such file; use imagenet, none or a state-dict file")
-    if path.suffix == ".safetensors":
-        weights = load_file(path)
-    else:
-        try:
-            weights = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises several types on hostile or truncated pickles
-            raise InputError(f"backbone.weights={path} is not a plain state dict: {_first_line(error)}") from error
-    weights = weights.get("state_dict", weights)
+        raise InputError(f"backbone.weights={path}: no such file; use imagenet, {SHIPPED}, none or a state-dict file")
+    try:
+        own = path.suffix == ".safetensors"
+        weights = load_file(path) if own else torch.load(path, map_location="cpu", weights_only=True)
+        weights = weights.get("state_dict", weights)
+    except Exception as error:  # torch raises several types on hostile or truncated files
+        remedy = "write one by torch.save(model.state_dict(), PATH)"
+        raise InputError(f"backbone.weights={path} is not a plain state dict: {remedy}") from error
     try:
         missing, unexpected = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:  # shapes that differ

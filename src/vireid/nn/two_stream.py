@@ -27,8 +27,8 @@ class TwoStream(nn.Module):
         super().__init__()
         split = 0 if specific_until == "none" else STAGES.index(specific_until) + 1
         stages = list(backbone.stages.values())
-        streams = len(Modality) if split else 0
-        self.specific = nn.ModuleList(nn.Sequential(*copy.deepcopy(stages[:split])) for _ in range(streams))
+        streams = [backbone.stream(modality)[:split] for modality in Modality] if split else []
+        self.specific = nn.ModuleList(nn.Sequential(*copy.deepcopy(stream)) for stream in streams)
         self.shared = nn.Sequential(*stages[split:])
         self.dim, self.mean, self.std = backbone.dim, backbone.mean, backbone.std
 
