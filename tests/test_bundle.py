@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import vireid
 from vireid.bundle import read_card, save_bundle
-from vireid.embed import embed_files
 from vireid.errors import InputError
 
 
@@ -68,41 +67,6 @@ def test_bundles_leave_training_parts_out_and_are_small_in_half(run, model, tmp_
     image = [np.full((64, 32, 3), 99, np.uint8)]
     half = vireid.load(tmp_path / "half.safetensors").embed(image)
     assert float(half[0] @ model.embed(image)[0]) > 0.99
-
-
-def test_bad_bundles_are_named(run, tmp_path):
-    whole = (run / "last.safetensors").read_bytes()
-    (tmp_path / "torn.safetensors").write_bytes(whole[: len(whole) // 3])
-    save_file({"x": torch.zeros(1)}, tmp_path / "foreign.safetensors")
-    save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors", metadata={"vireid": '{"method": "agw"}'})
-    for name, sentence in {
-        "none.safetensors": "no such file",
-        "torn.safetensors": "is damaged or no safetensors file",
-        "foreign.safetensors": "it is no bundle",
-        "other.safetensors": "made by another version",
-    }.items():
-        with pytest.raises(InputError, match=sentence):
-            vireid.load(tmp_path / name)
-
-
-def test_embed_files_skips_and_lists_bad_ones(run, manifest, tmp_path):
-    import pandas as pd
-
-    (tmp_path / "crops").mkdir()
-    (tmp_path / "crops" / "bad.jpg").write_bytes(b"no")
-    (tmp_path / "crops" / "good.jpg").write_bytes((manifest / "visible_0_0.jpg").read_bytes())
-    bundle, crops = run / "last.safetensors", [tmp_path / "crops"]
-    done, bad = embed_files(bundle, crops, "visible", tmp_path / "out.parquet", 1, None)
-    assert done == 1
-    assert len(bad) == 1
-    assert "bad.jpg cannot be decoded" in bad[0]
-    frame = pd.read_parquet(tmp_path / "out.parquet")
-    assert frame["path"].tolist() == [str(tmp_path / "crops" / "good.jpg")]
-    assert np.linalg.norm(frame["embedding"][0]) == pytest.approx(1, abs=1e-5)
-    (tmp_path / "crops" / "good.jpg").unlink()
-    with pytest.raises(InputError, match="none of 1 files could be read"):
-        embed_files(bundle, crops, "visible", tmp_path / "none.parquet", 1, None)
-    assert not (tmp_path / "none.parquet").exists()
 
 
 def test_evaluation_of_the_same_bundle_is_reproducible(run, manifest, tmp_path):

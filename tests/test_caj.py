@@ -2,11 +2,8 @@
 
 import pytest
 import torch
-import yaml
-from typer.testing import CliRunner
 
-import vireid
-from vireid.cli import app
+from command_runs import checkpoint_and_bundle, command, train_by_command
 from vireid.data.augment import Augment, ChannelExchange, ViewAugment
 from vireid.embedder import Embedder
 from vireid.errors import InputError
@@ -239,24 +236,15 @@ def test_finite_in_half_precision(data):
     assert all(torch.isfinite(p.grad).all() for p in caj.parameters() if p.grad is not None)
 
 
-def test_train_and_evaluate_from_the_command_line(tiny_recipe, manifest, tmp_path):
-    recipe, out = tmp_path / "recipe.yaml", tmp_path / "run"
+def test_train_and_evaluate_from_the_command_line(tiny_recipe, tmp_path):
     shipped = load_recipe(packaged_recipe("caj", "synthetic"))
     values = {**tiny_recipe, "method": "caj", "options": {"consistency_weight": 1.0}}
     values["augment"] = {**shipped.augment.model_dump(mode="json"), "pad": 3}
-    recipe.write_text(yaml.safe_dump(values))
-    data = ["--data", "manifest", "--root", str(manifest)]
-    trained = CliRunner().invoke(app, ["train", "caj", *data, "--recipe", str(recipe), "--out", str(out)])
-    assert trained.exit_code == 0, trained.output
+    out, _ = train_by_command(tmp_path, values)
     columns = (out / "logs" / "metrics.csv").read_text().splitlines()[0].split(",")
     assert {"id", "triplet", "consistency"} <= set(columns)
-    evaluated = CliRunner().invoke(app, ["evaluate", str(out), *data, "--flip"])
-    assert evaluated.exit_code == 0, evaluated.output
-    checkpoint = torch.load(out / "checkpoints" / "epoch-0001.ckpt", weights_only=True)["state_dict"]
-    trained_method = build("caj", num_classes=8, backbone={"weights": "none"}).eval()
-    trained_method.load_state_dict({name.removeprefix("method."): value for name, value in checkpoint.items()})
+    command("evaluate", out, "--flip")
     images, modality = torch.rand(3, 3, 64, 32), torch.tensor([0, 1, 0])
-    loaded = vireid.load(out / "last.safetensors").method
     with torch.no_grad():
-        found, expected = (method.features(images, modality)["global"] for method in (loaded, trained_method))
+        expected, found = (m.features(images, modality)["global"] for m in checkpoint_and_bundle(out))
     assert torch.allclose(found, expected, atol=1e-5)

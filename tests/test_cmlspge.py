@@ -4,10 +4,9 @@ import json
 
 import pytest
 import torch
-import yaml
 from typer.testing import CliRunner
 
-import vireid
+from command_runs import checkpoint_and_bundle, command, train_by_command
 from vireid.cli import app
 from vireid.errors import InputError
 from vireid.losses import hetero_center_triplet, mined_triplet, path_distances
@@ -16,7 +15,6 @@ from vireid.methods.cmlspge import CMLSPGEOptions, GlobalEnhancement, part_tripl
 from vireid.nn import CBAM, AveragePool, NonLocalBlock, StripeHead
 from vireid.recipe import load_recipe, packaged_recipe, packaged_recipes
 from vireid.records import Batch
-from vireid.training.checkpoint import latest_checkpoint
 
 LITE = {"weights": "none"}
 UNIT = torch.eye(8)
@@ -313,30 +311,20 @@ def test_packaged_recipes_parse():
         assert recipe.data.image_size[0] // 16 % recipe.options.stripes == 0
 
 
-def test_train_evaluate_and_load(manifest, tiny_recipe, tmp_path):
-    recipe, out, scores = tmp_path / "recipe.yaml", tmp_path / "run", tmp_path / "scores.json"
-    options = {"stripes": 2, "stripe_dim": 16}
-
-    recipe.write_text(yaml.safe_dump({**tiny_recipe, "method": "cmlspge", "options": options, "backbone": LITE}))
-    data = ["--data", "manifest", "--root", str(manifest)]
-    for arguments in (
-        ["train", "cmlspge", *data, "--recipe", str(recipe), "--out", str(out)],
-        ["evaluate", str(out), *data, "--json", str(scores)],
-    ):
-        result = CliRunner().invoke(app, arguments)
-        assert result.exit_code == 0, result.output
+def test_train_evaluate_and_load(tiny_recipe, tmp_path):
+    scores, options = tmp_path / "scores.json", {"stripes": 2, "stripe_dim": 16}
+    recipe = {**tiny_recipe, "method": "cmlspge", "options": options, "backbone": LITE}
+    out, _ = train_by_command(tmp_path, recipe)
+    command("evaluate", out, "--json", scores)
     joint = json.loads(scores.read_text())
     assert 0 < joint["mAP"] <= 1
-    changed = ["evaluate", str(out), *data, "--json", str(scores), "--set"]
-    assert CliRunner().invoke(app, [*changed, "test_distance=global"]).exit_code == 0
+    changed = ["evaluate", str(out), "--json", str(scores), "--set"]
+    command(*changed, "test_distance=global")
     assert json.loads(scores.read_text())["mAP"] != joint["mAP"]
     misfit = CliRunner().invoke(app, [*changed, "stripe_dim=8"])
     assert isinstance(misfit.exception, InputError)
     assert "with stripe_dim changed" in str(misfit.exception)
-    trained = build("cmlspge", num_classes=8, backbone=LITE, **options).eval()
-    state = torch.load(latest_checkpoint(out), map_location="cpu", weights_only=False)["state_dict"]
-    trained.load_state_dict({name.removeprefix("method."): value for name, value in state.items()})
-    loaded = vireid.load(out / "last.safetensors").method
+    trained, loaded = checkpoint_and_bundle(out)
     images, modality = torch.rand(2, 3, 64, 32), torch.tensor([0, 1])
     with torch.no_grad():
         expected, found = (m.features(images, modality) for m in (trained, loaded))

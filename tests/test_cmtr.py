@@ -4,14 +4,11 @@ import math
 
 import pytest
 import torch
-import yaml
 from PIL import Image
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
-import vireid
+from command_runs import checkpoint_and_bundle, command, train_by_command
 from vireid.attention import draw_attention
-from vireid.cli import app
 from vireid.errors import InputError
 from vireid.losses import WeightedRegularizedTriplet, weighted_distances
 from vireid.methods import build
@@ -20,7 +17,6 @@ from vireid.nn import BackboneOptions, ViTOptions, build_vit
 from vireid.nn.vit import resize_positions
 from vireid.recipe import load_recipe, packaged_recipe, packaged_recipes
 from vireid.records import Batch, Modality
-from vireid.training.checkpoint import latest_checkpoint
 
 TINY_VIT = {"name": "vit_tiny_patch16_224", "weights": "none"}
 HYBRID = {"image_size": (64, 32), "drop_path": 0.0, "hybrid": {"dim": 32, "depth": 2, "heads": 2}}
@@ -360,23 +356,12 @@ def test_recipes_ship():
 
 
 def test_train_evaluate_load_and_draw(tiny_recipe, manifest, tmp_path):
-    recipe, out, figure = tmp_path / "recipe.yaml", tmp_path / "run", tmp_path / "attention.png"
-    recipe.write_text(yaml.safe_dump({**tiny_recipe, "method": "cmtr", "options": {"vit": HYBRID}}))
-    data = ["--data", "manifest", "--root", str(manifest)]
-    pictures = [str(manifest / f"infrared_9_{k}.jpg") for k in range(3)]
-    for arguments in (
-        ["train", "cmtr", *data, "--recipe", str(recipe), "--out", str(out)],
-        ["evaluate", str(out), *data],
-        ["plots", "attention", str(out / "last.safetensors"), *pictures, "--out", str(figure)],
-    ):
-        result = CliRunner().invoke(app, arguments)
-        assert result.exit_code == 0, result.output
-    state = torch.load(latest_checkpoint(out), weights_only=True)["state_dict"]
-    trained = build("cmtr", num_classes=8, backbone={"weights": "none"}, vit=HYBRID).eval()
-    trained.load_state_dict({name.removeprefix("method."): value for name, value in state.items()})
-    loaded = vireid.load(out / "last.safetensors").method
+    out, _ = train_by_command(tmp_path, {**tiny_recipe, "method": "cmtr", "options": {"vit": HYBRID}})
+    command("evaluate", out)
+    pictures, figure = [manifest / f"infrared_9_{k}.jpg" for k in range(3)], tmp_path / "attention.png"
+    command("plots", "attention", out / "last.safetensors", *pictures, "--out", figure)
     with torch.no_grad():
-        expected, found = (m.features(BATCH.images, BATCH.modality)["global"] for m in (trained, loaded))
+        expected, found = (m.features(BATCH.images, BATCH.modality)["global"] for m in checkpoint_and_bundle(out))
     assert torch.allclose(found, expected, atol=1e-5)
     stored = load_file(out / "last.safetensors")
     assert not [name for name in stored if name.startswith(("phi.", "classifier."))]

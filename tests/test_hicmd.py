@@ -5,12 +5,12 @@ import shutil
 
 import pytest
 import torch
-import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 from typer.testing import CliRunner
 
+from command_runs import command, train_by_command
 from vireid.cli import app
 from vireid.errors import InputError
 from vireid.losses import choose_rows, cosine_triplet, decision_loss, gradient_penalty, hfl_rows
@@ -485,7 +485,7 @@ def test_features_need_identity_codes_alone():
 
 
 @pytest.fixture(scope="module")
-def hicmd_run(tiny_recipe, manifest, tmp_path_factory):
+def hicmd_run(tiny_recipe, tmp_path_factory):
     folder = tmp_path_factory.mktemp("hicmd")
     optimizer = {"kind": "adam", "lr": 1e-3, "phase": "generator"}
     recipe = {
@@ -503,18 +503,13 @@ def hicmd_run(tiny_recipe, manifest, tmp_path_factory):
         "schedule": {"kind": "halving", "halve_every": 1},
     }
     recipe["data"] = {**recipe["data"], "image_size": list(SIZE)}
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    arguments = ["--data", "manifest", "--root", str(manifest), "--recipe", str(folder / "recipe.yaml")]
-    result = CliRunner().invoke(app, ["train", "hicmd", *arguments, "--out", str(folder / "run")])
-    assert result.exit_code == 0, result.output
-    return folder / "run"
+    return train_by_command(folder, recipe)[0]
 
 
-def test_run_from_the_command_line(hicmd_run, manifest):
+def test_run_from_the_command_line(hicmd_run):
     columns = (hicmd_run / "logs" / "metrics.csv").read_text().splitlines()[0].split(",")
     assert {"fake", "penalty", "cross", "kl", "id", "loss_generator", "statistics/alpha"} <= set(columns)
-    data = ["--data", "manifest", "--root", str(manifest)]
-    assert CliRunner().invoke(app, ["evaluate", str(hicmd_run), *data, "--feature", "style"]).exit_code == 0
+    command("evaluate", hicmd_run, "--feature", "style")
     names = load_file(hicmd_run / "last.safetensors").keys()
     assert {name.split(".")[0] for name in names} == {"generator", "prototype_network", "alpha", "neck", "metric"}
     assert any("decoder" in name for name in names)

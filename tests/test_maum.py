@@ -6,15 +6,13 @@ import shutil
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch.func import grad, vmap
-from typer.testing import CliRunner
 
 import vireid
-from vireid.cli import app
+from command_runs import command, train_by_command
 from vireid.errors import InputError
 from vireid.losses import MemoryOptions, ProxyMemory, ProxyQueue, UnidirectionalLoss, identity_loss
 from vireid.methods import build
@@ -355,23 +353,16 @@ def test_stripes_must_divide_the_map():
 
 
 @pytest.fixture(scope="module")
-def maum_run(tiny_recipe, manifest, tmp_path_factory):
+def maum_run(tiny_recipe, tmp_path_factory):
     folder = tmp_path_factory.mktemp("maum")
     memory = {"stage1_epochs": 0, "snapshots_visible": 3, "snapshots_infrared": 3}
-    (folder / "recipe.yaml").write_text(
-        yaml.safe_dump({**tiny_recipe, "method": "maum", "options": {"memory": memory}})
-    )
-    arguments = ["--data", "manifest", "--root", str(manifest), "--recipe", str(folder / "recipe.yaml")]
-    result = CliRunner().invoke(app, ["train", "maum", *arguments, "--out", str(folder / "run")])
-    assert result.exit_code == 0, result.output
-    return folder / "run"
+    return train_by_command(folder, {**tiny_recipe, "method": "maum", "options": {"memory": memory}})[0]
 
 
-def test_run_from_the_command_line(maum_run, manifest):
+def test_run_from_the_command_line(maum_run):
     columns = (maum_run / "logs" / "metrics.csv").read_text().splitlines()[0].split(",")
     assert {"id", "id_visible", "visible_to_infrared"} <= set(columns)
-    data = ["--data", "manifest", "--root", str(manifest)]
-    assert CliRunner().invoke(app, ["evaluate", str(maum_run), *data]).exit_code == 0
+    command("evaluate", maum_run)
     names = load_file(maum_run / "last.safetensors").keys()
     assert {name.split(".")[0] for name in names} == {"network", "head"}
 

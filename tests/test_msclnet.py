@@ -7,14 +7,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from typer.testing import CliRunner
 
-import vireid
-from vireid.cli import app
+from command_runs import checkpoint_and_bundle, command, train_by_command
 from vireid.errors import InputError
 from vireid.losses import (
     cascaded_aggregation,
@@ -29,7 +26,6 @@ from vireid.methods.msclnet import FusionOptions, SynergyFusion, cross_modal_pai
 from vireid.nn import AveragePool, GeneralizedMeanPool, MogrifierLSTMCell, call_clipped, mogrify, pool_stripes
 from vireid.recipe import load_recipe, packaged_recipe, packaged_recipes
 from vireid.records import Batch
-from vireid.training.checkpoint import latest_checkpoint
 from vireid.training.optim import lr_factor
 
 RESNET18 = {"name": "resnet18", "weights": "none"}
@@ -561,22 +557,13 @@ def test_packaged_recipes_fit_their_images():
         assert recipe.data.image_size[0] // 16 % recipe.options.stripes == 0
 
 
-def test_train_evaluate_and_load(manifest, tiny_recipe, tmp_path):
-    recipe, out, scores = tmp_path / "recipe.yaml", tmp_path / "run", tmp_path / "scores.json"
-    values = {**tiny_recipe, "method": "msclnet", "options": SMALL, "backbone": RESNET18}
-    recipe.write_text(yaml.safe_dump(values))
-    data = ["--data", "manifest", "--root", str(manifest)]
-    for arguments in (
-        ["train", "msclnet", *data, "--recipe", str(recipe), "--out", str(out)],
-        ["evaluate", str(out), *data, "--json", str(scores)],
-    ):
-        result = CliRunner().invoke(app, arguments)
-        assert result.exit_code == 0, result.output
+def test_train_evaluate_and_load(tiny_recipe, tmp_path):
+    scores = tmp_path / "scores.json"
+    recipe = {**tiny_recipe, "method": "msclnet", "options": SMALL, "backbone": RESNET18}
+    out, _ = train_by_command(tmp_path, recipe)
+    command("evaluate", out, "--json", scores)
     assert 0 < json.loads(scores.read_text())["mAP"] <= 1
-    trained = build("msclnet", num_classes=8, backbone=RESNET18, **SMALL).eval()
-    state = torch.load(latest_checkpoint(out), map_location="cpu", weights_only=False)["state_dict"]
-    trained.load_state_dict({name.removeprefix("method."): value for name, value in state.items()})
-    loaded = vireid.load(out / "last.safetensors").method
+    trained, loaded = checkpoint_and_bundle(out)
     images, modality = torch.rand(2, 3, 64, 32), torch.tensor([0, 1])
     with torch.no_grad():
         expected, found = (m.features(images, modality)["global"] for m in (trained, loaded))

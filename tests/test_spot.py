@@ -6,11 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-import yaml
-from typer.testing import CliRunner
 
-import vireid
-from vireid.cli import app
+from command_runs import checkpoint_and_bundle, command, train_by_command
 from vireid.data import open_dataset
 from vireid.data.augment import Augment, flip_keypoints
 from vireid.data.datamodule import ImageBatches, image_source
@@ -24,7 +21,6 @@ from vireid.nn.parts import mask_cosines, part_masks, pool_parts, sine_positions
 from vireid.plots import attention_figure
 from vireid.recipe import load_recipe, packaged_recipe, packaged_recipes
 from vireid.records import FLIPPED_KEYPOINTS, Batch
-from vireid.training.checkpoint import latest_checkpoint
 
 RANDOM = {"weights": "none"}
 NARROW = {"structure_dim": 16, "attention_dim": 8, "tpi_dim": 16, "tpi_heads": 2, "tpi_ffn": 16, "parts": 3}
@@ -494,23 +490,14 @@ def test_recipes():
 
 
 def test_train_and_evaluate_from_the_command_line(tiny_recipe, posed, tmp_path):
-    recipe, out = tmp_path / "recipe.yaml", tmp_path / "run"
     values = {**tiny_recipe, "method": "spot", "options": NARROW}
     values["data"] = {**tiny_recipe["data"], "root": str(posed)}
-    recipe.write_text(yaml.safe_dump(values))
-    data = ["--data", "manifest", "--root", str(posed)]
-    trained = CliRunner().invoke(app, ["train", "spot", *data, "--recipe", str(recipe), "--out", str(out)])
-    assert trained.exit_code == 0, trained.output
-    assert "32 of 64 images have no keypoints" in trained.output
+    out, said = train_by_command(tmp_path, values)
+    assert "32 of 64 images have no keypoints" in said
     columns = (out / "logs" / "metrics.csv").read_text().splitlines()[0].split(",")
     assert {"id_fusion", "triplet_parts", "statistics/mask_cosine"} <= set(columns)
-    evaluated = CliRunner().invoke(app, ["evaluate", str(out), *data])
-    assert evaluated.exit_code == 0, evaluated.output
-    checkpoint = torch.load(latest_checkpoint(out), weights_only=True)["state_dict"]
-    own = build("spot", num_classes=8, backbone=RANDOM, **NARROW).eval()
-    own.load_state_dict({name.removeprefix("method."): value for name, value in checkpoint.items()})
-    batch = make_batch()
-    loaded = vireid.load(out / "last.safetensors").method
+    command("evaluate", out)
+    batch, both = make_batch(), checkpoint_and_bundle(out)
     with torch.no_grad():
-        found, expected = (m.features(batch.images, batch.modality, batch.keypoints)["global"] for m in (loaded, own))
+        expected, found = (m.features(batch.images, batch.modality, batch.keypoints)["global"] for m in both)
     assert torch.allclose(found, expected, atol=1e-5)

@@ -138,32 +138,6 @@ def test_nan_stops_the_run_and_names_the_term(tiny_recipe, tmp_path, monkeypatch
         train(load_recipe(tiny_recipe), tmp_path / "run")
 
 
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        ("optimizer.lr=1", "optimizer: unknown option"),
-        ("options.no_such=1", "method agw: no_such: unknown option"),
-        ("epochs=many", "epochs: Input should be a valid integer"),
-        ("epochs", "write key=value"),
-        ("epochs.x=1", "epochs has no field x"),
-        ("method=nope", "unknown method 'nope'"),
-    ],
-)
-def test_recipe_errors_name_the_key(tiny_recipe, change, sentence):
-    with pytest.raises(InputError, match=sentence):
-        load_recipe(tiny_recipe, [change])
-
-
-def test_run_folder_errors(run, tiny_recipe, tmp_path):
-    with pytest.raises(InputError, match="holds a run already: pass --resume"):
-        train(load_recipe(tiny_recipe), run)
-    with pytest.raises(InputError, match="is no run folder"):
-        resume(tmp_path)
-    with pytest.raises(InputError, match="pass --root DIR"):
-        train(load_recipe({**tiny_recipe, "data": {"name": "sysu_mm01"}}), tmp_path / "new")
-    assert not (tmp_path / "new").exists()
-
-
 def test_ranks_with_other_identities_are_found():
     digest = int(LabelMap.of([3, 5, 9]).digest, 16) >> 1
     require_equal_labels(torch.tensor([digest, digest]))

@@ -45,7 +45,7 @@ def load(path: str | Path, device: torch.device | None = None) -> Embedder:
     """Open a bundle for embedding.
 
     Args:
-        path: a `.safetensors` bundle, such as a run's `best.safetensors`.
+        path: a `.safetensors` bundle, such as a run's `best.safetensors`, or `vireid-lite0`, which ships.
         device: default: CUDA when there is one.
 
     Raises:

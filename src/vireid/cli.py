@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from vireid import cli_export, cli_gallery, cli_ingest, cli_serve
+from vireid import __version__, cli_export, cli_gallery, cli_import, cli_ingest, cli_serve
+from vireid.cli_figure import figure_option
 from vireid.cli_progress import progress_bar
 from vireid.errors import InputError
+from vireid.files import explain
 
 app = typer.Typer(
-    help="Visible-infrared person re-identification: nine methods, exact protocols, a searchable gallery.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -37,9 +38,27 @@ def main() -> None:
     """Run the command line; a user's mistake prints one sentence and exits with code 2."""
     try:
         app()
-    except InputError as error:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"[red]error:[/red] {_escape(str(error))}")
+    except (InputError, OSError) as error:
+        sentence = str(error) if isinstance(error, InputError) else explain(error)
+        if sentence is None:
+            raise
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"[red]error:[/red] {_escape(sentence)}")
         sys.exit(2)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def vireid(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="show the version and end")
+    ] = False,
+) -> None:
+    """Visible-infrared person re-identification: nine methods, exact protocols, a searchable gallery."""
 
 
 @app.command()
@@ -169,17 +188,19 @@ def train(
     override: Overrides = None,
     out: Annotated[Path | None, typer.Option("--out", help="run folder; default: runs/DATA-METHOD-SEED")] = None,
     resume: Annotated[Path | None, typer.Option(help="run folder to go on with")] = None,
-    devices: Annotated[int, typer.Option(help="GPUs or CPU processes a node")] = 1,
-    num_nodes: Annotated[int, typer.Option(help="machines")] = 1,
+    devices: Annotated[int, typer.Option(help="GPUs, or CPU processes, of a machine")] = 1,
+    num_nodes: Annotated[int, typer.Option(help="machines, each started by torchrun or SLURM")] = 1,
 ) -> None:
     """Train a method, or go on with a run.
 
     Examples: `vireid train agw --data sysu_mm01 --root /data/SYSU-MM01`,
-    `vireid train agw --root data/demo --set options.wrt=exact --set epochs=20`, `vireid train --resume runs/demo`
+    `vireid train agw --root data/demo --set options.wrt=exact --set epochs=20`, `vireid train --resume runs/demo`,
+    `vireid train agw --data sysu_mm01 --root /data/SYSU-MM01 --devices 4`
     """
     from vireid import training
     from vireid.recipe import load_recipe, packaged_recipe
 
+    console.quiet = not training.is_rank_zero()
     if resume is not None:
         bundle = training.resume(resume, console=console, devices=devices, num_nodes=num_nodes)
     else:
@@ -210,14 +231,16 @@ def evaluate(
     refine_set: Annotated[list[str] | None, typer.Option(help="how to refine, such as mode=local")] = None,
     roc: Annotated[bool, typer.Option("--roc", help="also true positive rates at given false positive rates")] = False,
     distractors: Annotated[str | None, typer.Option(help="fill the gallery: a folder, or synthetic:N")] = None,
-    figure: Annotated[Path | None, typer.Option(help="draw the distractor curve into this .png or .svg")] = None,
+    figure: Annotated[Path | None, figure_option("draw the distractor curve into this .png or .svg")] = None,
     options: Annotated[list[str] | None, typer.Option("--option", help="loader option, such as trial=3")] = None,
     override: Annotated[
         list[str] | None, typer.Option("--set", help="the method's option at test time, such as test_distance=global")
     ] = None,
     select: Annotated[str, typer.Option(help="which bundle of a run: last or best")] = "last",
     json_file: Annotated[Path | None, typer.Option("--json", help="write the result here")] = None,
-    style: Annotated[str, typer.Option("--format", help="console, latex or markdown")] = "console",
+    style: Annotated[
+        Literal["console", "latex", "markdown"], typer.Option("--format", help="of the table")
+    ] = "console",
 ) -> None:
     """Evaluate by a published protocol.
 
@@ -281,21 +304,34 @@ def _evaluate_with_strangers(request: Any, source: str, figure: Path | None, jso
 def embed(
     bundle: Annotated[Path, typer.Argument(help="bundle, or an .onnx file of `vireid export`")],
     images: Annotated[list[Path], typer.Argument(help="image files or folders")],
-    out: Annotated[Path, typer.Option("--out", help="Parquet file: path and embedding")],
+    out: Annotated[Path, typer.Option("--out", help="Parquet file: path, modality and embedding")],
     modality: Annotated[str, typer.Option(help="visible or infrared")] = "infrared",
-    batch_size: Annotated[int, typer.Option(help="images a forward pass")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="images a forward pass")] = 32,
+    precision: Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="of a bundle's network")] = "auto",
+    engine: Annotated[Literal["local", "ray"], typer.Option(help="this machine, or a Ray cluster")] = "local",
+    workers: Annotated[int | None, typer.Option(min=1, help="default: one a core, or with Ray one a GPU")] = None,
 ) -> None:
-    """Embed images into L2-normalised vectors; unreadable files are listed and skipped.
+    """Embed images into L2-normalised vectors; a killed run goes on where it was when it is started again.
+
+    Unreadable files are skipped and listed in OUT.skipped.csv.
 
     Example: `vireid embed best.safetensors night/ --modality infrared --out night.parquet`
     """
-    from vireid.embed import embed_files
+    from functools import partial
 
+    from vireid.embed import embed_files
+    from vireid.embed_parts import Job, on_threads
+    from vireid.embed_ray import on_ray
+    from vireid.records import Modality
+
+    job = Job(bundle, Modality.parse(modality), batch_size, precision)
+    run = partial(on_ray, workers=workers) if engine == "ray" else partial(on_threads, threads=workers)
     with progress_bar("embedding", console) as progress:
-        done, bad = embed_files(bundle, images, modality, out, batch_size, progress)
-    for reason in bad:
+        done, bad = embed_files(job, images, out, run, progress)
+    for reason in bad[:5]:
         console.print(f"[yellow]skipped:[/yellow] {_escape(reason)}")
-    console.print(f"{done} embeddings in {out}, {len(bad)} files skipped")
+    listed = f", listed in {out}.skipped.csv" if bad else ""
+    console.print(f"{done} embeddings in {out}, {len(bad)} files skipped{listed}", soft_wrap=True)
 
 
 @app.command()
@@ -324,7 +360,7 @@ def plots_swap(
     root: Root = None,
     people: Annotated[int, typer.Option(min=1, help="people drawn from the data set at --root")] = 4,
     seed: Annotated[int, typer.Option(help="of the draw")] = 0,
-    out: Annotated[Path, typer.Option("--out", help=".png or .svg")] = Path("swap.png"),
+    out: Annotated[Path, figure_option(".png or .svg", "--out")] = Path("swap.png"),
 ) -> None:
     """Draw people with the pose and illumination of other pictures, by exchanging Hi-CMD's codes.
 
@@ -378,6 +414,7 @@ def _escape(text: Any) -> str:
 
 
 cli_export.register(app)
+cli_import.register(app)
 cli_gallery.register(app)
 cli_ingest.register(app)
 cli_serve.register(app)

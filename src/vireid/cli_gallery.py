@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from vireid.cli_guard import GalleryOption, audit_app, cameras_app, keys_app
+from vireid.cli_confirm import confirm, confirmations, reject
+from vireid.cli_figure import figure_option
+from vireid.cli_guard import Case, GalleryOption, Purpose, audit_app, cameras_app, keys_app, use_of
 from vireid.cli_progress import progress_bar
 from vireid.errors import InputError
 from vireid.files import write_text
+from vireid.options import checked
 
 if TYPE_CHECKING:
     from vireid.gallery import Gallery, Receipt, Reranker, SearchResult
@@ -22,11 +24,7 @@ if TYPE_CHECKING:
 gallery_app = typer.Typer(help="Make, fill, search and clear a gallery of person crops.", no_args_is_help=True)
 console = Console()
 
-Model = TypeVar("Model", bound=BaseModel)
-
 BundleOption = Annotated[Path | None, typer.Option("--bundle", help="bundle that embeds its pictures")]
-Purpose = Annotated[str, typer.Option(help="what this is done for; the audit log keeps it")]
-Case = Annotated[str, typer.Option(help="case reference; the audit log keeps it")]
 Cameras = Annotated[list[str] | None, typer.Option("--camera", help="camera, repeated for several")]
 Tracks = Annotated[list[str] | None, typer.Option("--track", help="track, repeated for several")]
 Persons = Annotated[list[str] | None, typer.Option("--person", help="person label, repeated for several")]
@@ -40,6 +38,8 @@ def register(app: typer.Typer) -> None:
     app.add_typer(gallery_app, name="gallery")
     app.command()(calibrate)
     gallery_app.add_typer(cameras_app, name="cameras")
+    for command in (confirm, reject, confirmations):
+        gallery_app.command()(command)
     app.add_typer(audit_app, name="audit")
     app.add_typer(keys_app, name="keys")
 
@@ -124,12 +124,12 @@ def search(
     Example: `vireid gallery search night.jpg --gallery station --modality infrared --top 20
     --purpose "lost child" --case 2026-117 --among visible --sheet sheet.html`
     """
-    from vireid.gallery import Filter, Gallery, Query, Use, contact_sheet
+    from vireid.gallery import Filter, Gallery, Query, contact_sheet
 
     if (image is None) == (item is None):
         raise InputError("search with a picture or with --item ID, one of the two")
-    where = build(Filter, cameras=camera, modality=among, start=start, end=end, persons=person)
-    use = build(Use, purpose=purpose, case=case)
+    conditions = {"cameras": camera, "modality": among, "start": start, "end": end, "persons": person}
+    where, use = checked(Filter, conditions, "cannot use"), use_of(purpose, case)
     with progress_bar("reading vectors", console) as report, Gallery.open(gallery, progress=report) as opened:
         query = Query.from_item(opened, item) if item else Query.from_image(str(image), modality, opened.embedder())
         again = rerank if refine is None else _refiner(refine, opened)
@@ -157,13 +157,15 @@ def delete(
 
     Example: `vireid gallery delete --gallery station --camera gate --end 2026-05-01T00:00:00Z --purpose expired`
     """
-    from vireid.gallery import Filter, Gallery, Use
+    from vireid.gallery import Filter, Gallery
 
-    use = build(Use, purpose=purpose, case=case)
-    where = build(Filter, cameras=camera, tracks=track, persons=person, start=start, end=end)
+    conditions = {"cameras": camera, "tracks": track, "persons": person, "start": start, "end": end}
+    where, use = checked(Filter, conditions, "cannot use"), use_of(purpose, case)
+    if everything and (item or not where.is_empty):
+        raise InputError("--everything deletes the gallery: leave the conditions out, or --everything")
+    if item and not where.is_empty:
+        raise InputError("--item names what to delete: leave the other conditions out, or --item")
     if everything:
-        if item or not where.is_empty:
-            raise InputError("--everything deletes the gallery: leave the conditions out, or --everything")
         _print_receipt(Gallery.destroy(gallery, use), receipt)
         return
     with Gallery.open(gallery) as opened:
@@ -185,11 +187,10 @@ def erase(
 
     Example: `vireid gallery erase --gallery station --person 17 --case "request 4" --receipt receipt.json`
     """
-    from vireid.gallery import Gallery, Use
+    from vireid.gallery import Gallery
 
     with Gallery.open(gallery) as opened:
-        use = build(Use, purpose=purpose, case=case)
-        _print_receipt(opened.erase(use, person=person, track=track, camera=camera), receipt)
+        _print_receipt(opened.erase(use_of(purpose, case), person=person, track=track, camera=camera), receipt)
 
 
 @gallery_app.command()
@@ -217,10 +218,10 @@ def export(
 
     Example: `vireid gallery export --gallery station --person 17 --out 17.zip --purpose access --case "request 4"`
     """
-    from vireid.gallery import Gallery, Use, export_subject
+    from vireid.gallery import Gallery, export_subject
 
     with Gallery.open(gallery) as opened:
-        written = export_subject(opened, out, build(Use, purpose=purpose, case=case), person=person, track=track)
+        written = export_subject(opened, out, use_of(purpose, case), person=person, track=track)
     console.print(f"exported to {written}", soft_wrap=True)
 
 
@@ -268,7 +269,7 @@ def calibrate(
     root: Annotated[Path, typer.Option("--root", help="labelled pictures: several people before several cameras")],
     data: Annotated[str, typer.Option("--data", help="data set: see `vireid data list`")] = "manifest",
     target_fpr: Annotated[float, typer.Option(help="share of pairs of two people that may pass")] = 1e-3,
-    figure: Annotated[Path | None, typer.Option(help="draw the ROC into this .png or .svg")] = None,
+    figure: Annotated[Path | None, figure_option("draw the ROC into this .png or .svg")] = None,
 ) -> None:
     """Learn from labelled pictures what a gallery's similarities mean, and when to say that there is no match.
 
@@ -287,20 +288,6 @@ def calibrate(
     console.print(table)
     if figure is not None:
         roc_figure(result).savefig(figure, dpi=150)
-
-
-def build(model: type[Model], **values: Any) -> Model:
-    """Return a model of a user's values.
-
-    Raises:
-        InputError: for a value that does not fit.
-    """
-    from vireid.options import describe
-
-    try:
-        return model(**values)
-    except ValidationError as error:
-        raise InputError(f"cannot use {describe(error)}") from error
 
 
 def _refiner(bundle: Path, gallery: Gallery) -> Reranker:

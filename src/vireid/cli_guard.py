@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,6 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from vireid.errors import InputError
+from vireid.options import checked
+
+if TYPE_CHECKING:
+    from vireid.gallery import Use
 
 audit_app = typer.Typer(help="Read and check the audit log of a gallery.", no_args_is_help=True)
 keys_app = typer.Typer(help="API keys of a gallery's service.", no_args_is_help=True)
@@ -20,6 +24,8 @@ cameras_app = typer.Typer(help="The camera register of a gallery.", no_args_is_h
 console = Console()
 
 GalleryOption = Annotated[str, typer.Option("--gallery", help="folder or postgresql:// URL of the gallery")]
+Purpose = Annotated[str, typer.Option(help="what this is done for; the audit log keeps it")]
+Case = Annotated[str, typer.Option(help="case reference; the audit log keeps it")]
 
 
 @audit_app.command("verify")
@@ -35,7 +41,7 @@ def audit_verify(
     from vireid.gallery import AuditLog, verify_lines
 
     if (gallery is None) == (file is None):
-        raise InputError("name a gallery or an exported log, one of the two")
+        raise InputError("name a gallery by --gallery or an exported log by --file, one of the two")
     result = AuditLog.beside(gallery).verify(noted) if gallery else verify_lines(_lines(file), noted)
     if result.broken is not None:
         console.print(f"[red]entry {result.broken} is broken[/red]: the {result.entries} before it are in order")
@@ -43,7 +49,8 @@ def audit_verify(
     if not result.holds_noted:
         console.print(f"[red]cut short[/red]: none of {result.entries} entries has the hash {noted}", soft_wrap=True)
         raise typer.Exit(1)
-    console.print(f"[green]{result.entries} entries in order[/green], head {result.head}", soft_wrap=True)
+    pruned = f", {result.pruned} older ones pruned" if result.pruned else ""
+    console.print(f"[green]{result.entries} entries in order[/green]{pruned}, head {result.head}", soft_wrap=True)
 
 
 @audit_app.command("export")
@@ -65,6 +72,27 @@ def audit_export(
     with replacing(out) as temporary, temporary.open("w", encoding="utf-8") as stream:
         count = log.export(stream)
     console.print(f"{count} entries in {out}", soft_wrap=True)
+
+
+@audit_app.command("prune")
+def audit_prune(
+    gallery: GalleryOption,
+    days: Annotated[float, typer.Option(help="keep the entries of so many days, 184 or more")],
+    purpose: Purpose = "retention",
+    case: Case = "",
+) -> None:
+    """Delete the log's oldest entries; an entry says so, and the rest still verifies. Export the log before.
+
+    Example: `vireid audit prune --gallery station --days 400`
+    """
+    from vireid.gallery import AuditLog
+
+    entry = AuditLog.beside(gallery).prune(use_of(purpose, case), days)
+    if entry is None:
+        console.print(f"no entry is older than {days:g} days")
+        return
+    count = entry.entry["details"]["entries"]
+    console.print(f"{count} entries pruned, audit entry {entry.hash}", soft_wrap=True, highlight=False)
 
 
 @keys_app.command("create")
@@ -151,19 +179,29 @@ def cameras_describe(
     Example: `vireid gallery cameras describe gate --gallery station --place "north gate" --purpose "lost persons"
     --legal-basis "GDPR Art. 6(1)(e)" --retention-days 3`
     """
-    from vireid.cli_gallery import build
     from vireid.gallery import Camera, Gallery, Use
 
     texts = {"place": place, "purpose": purpose, "legal_basis": legal_basis}
-    entry = build(Camera, id=camera, retention_days=retention_days, **texts)
+    entry = checked(Camera, {"id": camera, "retention_days": retention_days, **texts}, "cannot use")
     with Gallery.open(gallery) as opened:
         opened.cameras.put(entry)
         opened.audit.append("describe camera", Use(purpose="", case=""), details=entry.model_dump(mode="json"))
     console.print(f"camera {escape(camera)} is in the register", soft_wrap=True)
 
 
+def use_of(purpose: str, case: str) -> Use:
+    """Return the use of whoever is logged in.
+
+    Raises:
+        InputError: for a text that the audit log cannot keep.
+    """
+    from vireid.gallery import Use
+
+    return checked(Use, {"purpose": purpose, "case": case}, "cannot use")
+
+
 def _lines(file: Path | None) -> Iterator[str]:
     if file is None or not file.is_file():
-        raise InputError(f"{file}: no such exported log")
+        raise InputError(f"there is no exported log {file}: check the path")
     with file.open(encoding="utf-8") as lines:
         yield from lines

@@ -21,7 +21,7 @@ PACKAGES = ("torch", "torchvision", "timm", "lightning", "numpy", "pillow", "saf
 def git_commit() -> str:
     """Return the checkout's commit (`+` marks uncommitted changes), or an empty string outside a checkout."""
     folder = Path(__file__).resolve().parent
-    if not any((parent / ".git").exists() for parent in folder.parents):
+    if not (folder.parents[1] / ".git").exists():  # an installed package may lie in another project's checkout
         return ""
     try:
         commit = _git(folder, "rev-parse", "--short=12", "HEAD")

@@ -18,6 +18,8 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         InputError: when the disk is full; what stood at `path` stays.
     """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -29,8 +31,8 @@ def replacing(path: Path) -> Iterator[Path]:
         finally:
             os.close(descriptor)
         temporary.replace(path)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if not _disk_full(error):
             raise
         raise InputError(f"the disk of {path.parent} is full: {path.name} was not written, free some space") from error
     finally:
@@ -41,6 +43,25 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def explain(error: OSError) -> str | None:
+    """Return the sentence for a place that a user named and that cannot be read or written; None for other errors."""
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return f"{error.filename} cannot be made, as a file stands in its way: name another place"
+    if error.errno == errno.EISDIR:
+        return f"{error.filename} is a folder: name a file in it"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{error.filename}: {os.strerror(error.errno).lower()}, change its permissions or name another place"
+    if _disk_full(error):
+        return "a disk is full: free some space, or name a place on another one"
+    return None
+
+
+def _disk_full(error: Exception) -> bool:
+    """Whether an error says so; safetensors has the system's message, but not its number."""
+    codes = (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "errno", None) in codes or any(os.strerror(code) in str(error) for code in codes)
 
 
 def _umask() -> int:

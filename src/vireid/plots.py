@@ -72,8 +72,10 @@ def distance_figure(same: NDArray[np.floating], other: NDArray[np.floating]) -> 
     figure, (axes,) = _figure(1)
     bins = np.histogram_bin_edges(np.concatenate([same, other]), bins=60).tolist()
     for values, label, color in ((same, "same person", PALETTE[2]), (other, "different people", PALETTE[5])):
-        axes.hist(values, bins=bins, density=True, color=color, alpha=0.55, label=f"{label} ({len(values):,} pairs)")
-        axes.axvline(float(np.median(values)), color=color, linestyle="--", linewidth=1.4)
+        if len(values):  # a single person has no pairs of two
+            named = f"{label} ({len(values):,} pairs)"
+            axes.hist(values, bins=bins, density=True, color=color, alpha=0.55, label=named)
+            axes.axvline(float(np.median(values)), color=color, linestyle="--", linewidth=1.4)
     axes.set(xlabel="distance across modalities (dashed: median)", ylabel="density")
     _legend_above(figure)
     return figure

@@ -7,8 +7,9 @@ from vireid.errors import InputError
 if _missing := [name for name in ("alembic", "faiss", "sqlalchemy") if find_spec(name) is None]:
     raise InputError(f"the gallery needs {_missing[0]}: pip install 'vireid[gallery]'")
 
-from vireid.gallery.audit import AuditEntry, AuditLog, Verification, verify_lines
+from vireid.gallery.audit import AuditLog
 from vireid.gallery.calibration import Calibration, PairCalibration, calibrate
+from vireid.gallery.chain import AuditEntry, Verification, verify_lines
 from vireid.gallery.export import export_subject
 from vireid.gallery.gallery import Gallery
 from vireid.gallery.query import Query, image_fingerprint

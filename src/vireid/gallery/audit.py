@@ -1,58 +1,26 @@
-"""The audit log: append-only, hash-chained, in a database of its own that outlives the gallery.
-
-Each entry's hash is SHA-256 over the hash before it and the entry's canonical JSON, so a change, a removal or a
-reordering shows at the first entry that no longer fits. Cutting entries off the end shows only against a head hash
-that was noted elsewhere: receipts and `vireid audit verify` print it.
-"""
+"""The audit log: append-only, hash-chained, in a database of its own that outlives the gallery."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 
-from pydantic import ValidationError
-from sqlalchemy import DDL, MetaData, event, insert, inspect, select, text
+from sqlalchemy import DDL, MetaData, delete, event, func, insert, inspect, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from vireid.errors import InputError
+from vireid.gallery.chain import GENESIS, PRUNE, AuditEntry, Verification, canonical, chain, verify_lines
 from vireid.gallery.database import Database, is_url, records_url, sqlite_url
 from vireid.gallery.schema import Long
 from vireid.gallery.types import Settings, Use, utc_now
-from vireid.options import Options
 
-GENESIS = "0" * 64
-"""What the first entry names as the hash before it."""
+KEEP_DAYS = 184
+"""Six months: how long the log is kept at the least (EU AI Act, Article 26(6))."""
 
 _LOCK = 0x7669726569640001  # any fixed number: PostgreSQL's advisory locks are named by numbers
-
-
-class AuditEntry(Options):
-    """One entry: what happened, the hash before it and its own."""
-
-    seq: int
-    previous: str
-    hash: str
-    entry: dict[str, Any]
-
-
-class Verification(Options):
-    """What checking a log found.
-
-    Attributes:
-        entries: how many are in order.
-        head: hash of the last of them; note it elsewhere to notice a log that was cut short.
-        broken: number of the first entry that does not fit, or None.
-        holds_noted: whether a hash that was noted earlier is among them; True when none was asked for.
-    """
-
-    entries: int
-    head: str
-    broken: int | None
-    holds_noted: bool
 
 
 class _Base(DeclarativeBase):
@@ -69,22 +37,22 @@ class AuditRow(_Base):
     entry: Mapped[str]
 
 
-for _change in ("UPDATE", "DELETE"):
-    event.listen(
-        AuditRow.__table__,
-        "after_create",
-        DDL(
-            f"CREATE TRIGGER audit_no_{_change.lower()} BEFORE {_change} ON audit "
-            "BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
-        ).execute_if(dialect="sqlite"),
-    )
-    event.listen(
-        AuditRow.__table__,
-        "after_create",
-        DDL(f"CREATE RULE audit_no_{_change.lower()} AS ON {_change} TO audit DO INSTEAD NOTHING").execute_if(
-            dialect="postgresql"
-        ),
-    )
+_GUARDS = {
+    "sqlite": (
+        "CREATE TRIGGER audit_no_{0} BEFORE {0} ON audit "
+        "BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END",
+        "DROP TRIGGER audit_no_{0}",
+    ),
+    "postgresql": (
+        "CREATE RULE audit_no_{0} AS ON {0} TO audit DO INSTEAD NOTHING",
+        "DROP RULE audit_no_{0} ON audit",
+    ),
+}
+"""By dialect, how the database is told to refuse a kind of statement, and to allow it."""
+
+for _dialect, (_guard, _) in _GUARDS.items():
+    for _change in ("update", "delete"):
+        event.listen(AuditRow.__table__, "after_create", DDL(_guard.format(_change)).execute_if(dialect=_dialect))
 
 
 _LAST = select(AuditRow.seq, AuditRow.hash).order_by(AuditRow.seq.desc()).limit(1)
@@ -161,9 +129,55 @@ class AuditLog:
         """Check the whole chain, and that it holds a hash noted earlier, if any."""
         return verify_lines(self._lines(), noted)
 
+    def prune(self, use: Use, days: float, *, now: datetime | None = None) -> AuditEntry | None:
+        """Delete the entries that ended more than some days ago, and add one that says so.
+
+        That entry holds the hash of the last one deleted, so the log that is left verifies, see `verify_lines`.
+
+        Args:
+            use: who does it and why.
+            days: age in days, at least `KEEP_DAYS`.
+            now: the instant to judge at; default: now.
+
+        Returns:
+            the entry that was added, None where no entry was as old.
+
+        Raises:
+            InputError: for fewer days, or a log that is not in order.
+        """
+        if not days >= KEEP_DAYS:
+            raise InputError(f"an audit log is kept for six months at the least: prune at {KEEP_DAYS} days or more")
+        if (broken := self.verify().broken) is not None:
+            raise InputError(f"entry {broken} of the audit log is broken: keep the log whole and find out who did it")
+        last = self._last_before((now or utc_now()) - timedelta(days=days))
+        if last is None:
+            return None
+        with self._database.write() as session:
+            count = session.scalar(select(func.count()).where(AuditRow.seq <= last.seq))
+            details = {"through": last.seq, "hash": last.hash, "entries": count, "days": days}
+            entry = self.entry(PRUNE, use, details=details) | {"gallery": last.entry["gallery"]}
+            (added,) = _append(session, [canonical(entry)])
+            guard, unguard = _GUARDS[self._database.engine.dialect.name]
+            session.execute(text(unguard.format("delete")))
+            session.execute(delete(AuditRow).where(AuditRow.seq <= last.seq))
+            session.execute(text(guard.format("delete")))
+        self._database.purge((AuditRow.__tablename__,))
+        return added
+
     def close(self) -> None:
         """Close the database."""
         self._database.close()
+
+    def _last_before(self, limit: datetime) -> AuditEntry | None:
+        """Return the newest of the oldest entries, all of which ended before an instant."""
+        found = None
+        with self._database.read() as log:
+            statement = select(AuditRow).order_by(AuditRow.seq).execution_options(yield_per=1000)
+            for entry in map(_entry, log.execute(statement)):
+                if datetime.fromisoformat(entry.entry["ended"]) >= limit:
+                    break
+                found = entry
+        return found
 
     def _lines(self) -> Iterator[str]:
         with self._database.read() as log:
@@ -176,40 +190,6 @@ def audit_file(location: str | Path) -> Path:
     """Return the log's file: beside the gallery's folder, not in it."""
     folder = Path(location).expanduser().resolve()
     return folder.with_name(f"{folder.name}.audit.sqlite3")
-
-
-def canonical(entry: dict[str, Any]) -> str:
-    """Return the one JSON text of an entry: sorted names, no spaces."""
-    return json.dumps(entry, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def chain(previous: str, entry: str) -> str:
-    """Return an entry's hash from the hash before it and its canonical JSON."""
-    return hashlib.sha256(f"{previous}\n{entry}".encode()).hexdigest()
-
-
-def verify_lines(lines: Iterable[str], noted: str | None = None) -> Verification:
-    """Check an exported log.
-
-    Args:
-        lines: the entries as JSON, from the first.
-        noted: a hash that the log held earlier.
-    """
-    head, count, holds = GENESIS, 0, noted is None
-    for count, line in enumerate(lines, start=1):
-        row = _parsed(line)
-        if row is None or (row.seq, row.previous, row.hash) != (count, head, chain(head, canonical(row.entry))):
-            return Verification(entries=count - 1, head=head, broken=count, holds_noted=holds)
-        head = row.hash
-        holds = holds or head == noted
-    return Verification(entries=count, head=head, broken=None, holds_noted=holds)
-
-
-def _parsed(line: str) -> AuditEntry | None:
-    try:
-        return AuditEntry.model_validate(json.loads(line))
-    except (ValidationError, json.JSONDecodeError):
-        return None
 
 
 def _append(session: Session, entries: Sequence[str]) -> list[AuditEntry]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import combinations_with_replacement
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,7 +151,7 @@ def thin(records: Records, most: int = MOST_IMAGES) -> Records:
     return records.take(np.sort(np.concatenate(chosen)))
 
 
-def _pairs(records: Records, features: NDArray[np.float32]) -> Iterator[tuple[str, tuple[NDArray, NDArray]]]:
+def _pairs(records: Records, features: NDArray[np.float32]) -> Iterator[tuple[str, tuple[NDArray[Any], NDArray[Any]]]]:
     for query, item in combinations_with_replacement(Modality, 2):
         rows, columns = (np.flatnonzero((records.modality == m) & (records.pid >= 0)) for m in (query, item))
         if not len(rows) or not len(columns):
@@ -169,7 +169,7 @@ def _pairs(records: Records, features: NDArray[np.float32]) -> Iterator[tuple[st
             yield pair_name(query, item), (genuine, impostor)
 
 
-def _fit(genuine: NDArray, impostor: NDArray, target_fpr: float, name: str) -> PairCalibration:
+def _fit(genuine: NDArray[Any], impostor: NDArray[Any], target_fpr: float, name: str) -> PairCalibration:
     if len(impostor) * target_fpr < 1:
         raise InputError(
             f"{len(impostor)} {name} pairs of two people cannot show a false positive rate of {target_fpr:g}: "
@@ -193,7 +193,7 @@ def _fit(genuine: NDArray, impostor: NDArray, target_fpr: float, name: str) -> P
     )
 
 
-def _platt(genuine: NDArray, impostor: NDArray) -> tuple[float, float]:
+def _platt(genuine: NDArray[Any], impostor: NDArray[Any]) -> tuple[float, float]:
     """Fit the log odds of "one person" linearly to the similarity, each side weighing one half (Platt, 1999)."""
     from sklearn.linear_model import LogisticRegression
 
@@ -209,12 +209,12 @@ def _platt(genuine: NDArray, impostor: NDArray) -> tuple[float, float]:
     return slope, float(model.intercept_[0])
 
 
-def _knots(genuine: NDArray, impostor: NDArray) -> NDArray[np.float64]:
+def _knots(genuine: NDArray[Any], impostor: NDArray[Any]) -> NDArray[np.float64]:
     """Return similarities that resolve the impostors' high end, where thresholds lie, as finely as the sample does."""
     tail = 1 - np.geomspace(1 / len(impostor), 1, KNOTS - 1)
     points = [np.quantile(impostor, tail), np.quantile(genuine, np.linspace(0, 1, KNOTS))]
     return np.unique(np.concatenate(points).astype(np.float64))
 
 
-def _at_or_above(scores: NDArray, knots: NDArray[np.float64]) -> NDArray[np.float64]:
+def _at_or_above(scores: NDArray[Any], knots: NDArray[np.float64]) -> NDArray[np.float64]:
     return 1 - np.searchsorted(np.sort(scores), knots) / len(scores)

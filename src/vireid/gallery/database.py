@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,12 @@ def is_url(location: str | Path) -> bool:
 
 
 def shown(location: str | Path) -> str:
-    """Return a location as people may see it: without a password."""
-    return make_url(str(location)).render_as_string() if is_url(location) else str(location)
+    """Return a location as people may see it: without a password.
+
+    Raises:
+        InputError: as `records_url`.
+    """
+    return records_url(location).set(drivername="postgresql").render_as_string() if is_url(location) else str(location)
 
 
 def records_url(location: str | Path) -> URL:
@@ -125,10 +129,10 @@ class Database:
         except OperationalError as error:
             raise _explained(error) from error
 
-    def purge(self) -> bool:
+    def purge(self, tables: Iterable[str] = tuple(Base.metadata.tables)) -> bool:
         """Remove what deleted rows left behind in the files; False when another process stood in the way."""
         if not self.is_sqlite:
-            for table in Base.metadata.tables:
+            for table in tables:
                 self._outside(f"VACUUM FULL {table}")
             return True
         busy, *_ = self._outside("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -49,7 +49,8 @@ def export_subject(
     where = Filter(persons=(person,)) if person is not None else Filter(tracks=(str(track),))
     items = [item for batch, _ in gallery.scan(where) for item in batch]
     if not items:
-        raise InputError(f"nothing is stored of {'person' if person else 'track'} {person or track!r}")
+        named = f"{'person' if person else 'track'} {person or track!r}"
+        raise InputError(f"nothing is stored of {named}: check how it is written, or whether it was deleted")
     started = utc_now()
     manifest = _manifest(gallery, items, use)
     files = _files(gallery, items, manifest)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import ColumnElement, Connection, func, select
 
 from vireid.gallery.database import Database, lock_writers
 from vireid.gallery.engines import NO_TIME, Rows, VectorEngine
@@ -98,7 +98,7 @@ class Follower:
         if keys := records.scalars(gone).all():
             self.engine.delete(keys=keys)
 
-    def _changes(self, records: Connection, changed: tuple) -> Iterator[Rows]:
+    def _changes(self, records: Connection, changed: tuple[ColumnElement[bool], ...]) -> Iterator[Rows]:
         names = ("key", "camera", "modality", "time", "track", "person")
         statement = (
             select(*(getattr(ItemRow, name) for name in names), VectorRow.vector)
@@ -110,7 +110,7 @@ class Follower:
         for partition in records.execute(statement).partitions():
             yield self._rows(partition)
 
-    def _rows(self, rows: Sequence[Row]) -> Rows:
+    def _rows(self, rows: Sequence[Sequence[Any]]) -> Rows:
         key, camera, modality, time, track, person, vectors = zip(*rows, strict=True)
         return Rows(
             key=np.array(key, np.int64),

@@ -13,6 +13,7 @@ from vireid.errors import InputError
 from vireid.gallery.database import Database
 from vireid.gallery.schema import KeyRow
 from vireid.gallery.types import Key, Role, from_milliseconds, to_milliseconds, utc_now
+from vireid.options import checked
 
 PREFIX = "vireid"
 _COST = {"n": 2**14, "r": 8, "p": 1}
@@ -30,13 +31,14 @@ class KeyRing:
         """Make a key and return it with its secret, which cannot be shown again.
 
         Raises:
-            InputError: for an unknown role.
+            InputError: for an unknown role, or a user without a name.
         """
         try:
             granted = Role(role)
         except ValueError:
             raise InputError(f"unknown role {role!r}: use {', '.join(Role)}") from None
-        key = Key(id=secrets.token_hex(6), user=user, role=granted, created=utc_now())
+        values = {"id": secrets.token_hex(6), "user": user, "role": granted, "created": utc_now()}
+        key = checked(Key, values, "a key needs the person who holds it:")
         secret = f"{PREFIX}_{key.id}_{secrets.token_urlsafe(32)}"
         with self._database.write() as session:
             created = to_milliseconds(key.created)

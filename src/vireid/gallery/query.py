@@ -87,7 +87,7 @@ class Query:
 def image_fingerprint(image: QueryImage) -> str:
     """Return `sha256:` and the digest of a file's bytes, or of the pixels where there is no file."""
     if isinstance(image, str | Path):
-        return _sha256(Path(image).read_bytes())
+        return _sha256(_file(image).read_bytes())
     return _sha256(image if isinstance(image, bytes) else np.ascontiguousarray(image).tobytes())
 
 
@@ -95,15 +95,22 @@ def _sha256(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
+def _file(image: str | Path) -> Path:
+    if not Path(image).is_file():
+        raise InputError(f"there is no query picture {image}: check the path")
+    return Path(image)
+
+
 def _decoded(image: QueryImage) -> Image.Image:
     if isinstance(image, Image.Image):
         return image
     if isinstance(image, np.ndarray):
         return Image.fromarray(image)
+    source = io.BytesIO(image) if isinstance(image, bytes) else _file(image)
     try:
-        picture = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
+        picture = Image.open(source)
         picture.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         name = "sent" if isinstance(image, bytes) else str(image)
-        raise InputError(f"the query picture {name} cannot be read ({error}): give a whole JPEG or PNG file") from error
+        raise InputError(f"the query picture {name} cannot be read: give a whole JPEG or PNG file") from error
     return picture

@@ -12,14 +12,14 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 
-class _Numbers(TypeDecorator):
+class _Numbers(TypeDecorator[Any]):
     """A list of integers: JSON text in SQLite, an array in PostgreSQL."""
 
     impl = Text
     cache_ok = True
-    element: type[TypeEngine] = BigInteger
+    element: type[TypeEngine[Any]] = BigInteger
 
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine:
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         inner = Text() if dialect.name == "sqlite" else ARRAY(self.element())
         return dialect.type_descriptor(inner)
 
@@ -34,7 +34,7 @@ class _Texts(_Numbers):
     element = Text
 
 
-class _Among(FunctionElement):
+class _Among(FunctionElement[bool]):
     type = Boolean()
     inherit_cache = True
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+from vireid.embed import SUFFIXES
+from vireid.errors import InputError
 from vireid.gallery import Gallery, Use
 from vireid.gallery.types import utc_now
 from vireid.ingest.detect import Detector
@@ -41,6 +43,10 @@ def ingest(
     Raises:
         InputError: for a source, an option or a gallery that does not fit.
     """
+    if not source.exists():
+        raise InputError(f"there is no file or folder {source} to ingest: check the path")
+    if source.suffix.lower() in SUFFIXES:
+        raise InputError(f"{source} is a single picture: name the folder that it lies in, or a video")
     use = plan.use or Use(purpose=gallery.settings.purpose, case="")
     started, outcome = utc_now(), None
     try:

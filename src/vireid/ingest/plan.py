@@ -8,13 +8,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from vireid.errors import InputError
 from vireid.gallery import Use
 from vireid.gallery.types import Instant, Name
 from vireid.ingest.video import Video
-from vireid.options import Options, describe
+from vireid.options import Options, checked
 from vireid.records import Modality
 
 
@@ -59,10 +59,7 @@ class Plan(Options):
         """
         if isinstance(values.get("start"), str):
             values["start"] = parse_time(values["start"])
-        try:
-            return cls(**values)
-        except ValidationError as error:
-            raise InputError(f"ingest cannot run with {describe(error)}") from error
+        return checked(cls, values, "ingest cannot run with")
 
     @property
     def fixed_modality(self) -> Modality | None:

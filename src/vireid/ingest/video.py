@@ -58,7 +58,8 @@ class Video:
         try:
             self._container = av.open(str(path))
         except (FFmpegError, OSError) as error:
-            raise InputError(f"{path} cannot be opened as a video ({error}): convert it or take it out") from error
+            reason = error.strerror or type(error).__name__
+            raise InputError(f"{path} cannot be opened as a video ({reason}): convert it or take it out") from error
         if not self._container.streams.video:
             self._container.close()
             raise InputError(f"{path} has no video stream: give a file with pictures")

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import ValidationError
-
 from vireid.errors import InputError
 from vireid.losses import TERMS
 from vireid.methods.agw import AGW
-from vireid.methods.base import Features, Method, ParameterGroup
+from vireid.methods.base import Features, Method, ParameterGroup, cosine_distance
 from vireid.methods.caj import CAJ
 from vireid.methods.cmlspge import CMLSPGE
 from vireid.methods.cmtr import CMTR
@@ -20,7 +18,7 @@ from vireid.methods.nformer import NFormer
 from vireid.methods.refiner import Refiner
 from vireid.methods.spot import SPOT
 from vireid.nn import BackboneOptions
-from vireid.options import Options, describe
+from vireid.options import Options, checked
 
 METHODS: dict[str, type[Method]] = {
     "agw": AGW,
@@ -53,10 +51,7 @@ def parse_options(name: str, options: dict[str, Any]) -> Options:
     Raises:
         InputError: for an unknown or ill-typed option, naming it.
     """
-    try:
-        return method_class(name).Options.model_validate(options)
-    except ValidationError as error:
-        raise InputError(f"method {name}: {describe(error)}") from error
+    return checked(method_class(name).Options, options, f"method {name}:")
 
 
 def parse_terms(method: str, terms: dict[str, dict[str, Any]]) -> dict[str, Options]:
@@ -72,10 +67,7 @@ def parse_terms(method: str, terms: dict[str, dict[str, Any]]) -> dict[str, Opti
     for name, options in terms.items():
         if name not in TERMS:
             raise InputError(f"unknown loss term {name!r} in terms: choose one of {', '.join(sorted(TERMS))}")
-        try:
-            parsed[name] = TERMS[name].Options.model_validate(options)
-        except ValidationError as error:
-            raise InputError(f"terms.{name}: {describe(error)}") from error
+        parsed[name] = checked(TERMS[name].Options, options, f"terms.{name}:")
     return parsed
 
 
@@ -100,10 +92,7 @@ def build(
         InputError: for an unknown method, term or option, a method that hosts no terms, or weights that cannot be had.
     """
     if not isinstance(backbone, BackboneOptions):
-        try:
-            backbone = BackboneOptions.model_validate(backbone or {})
-        except ValidationError as error:
-            raise InputError(f"backbone: {describe(error)}") from error
+        backbone = checked(BackboneOptions, backbone or {}, "backbone:")
     parsed = parse_options(name, options)
     extra = parse_terms(name, terms or {})
     method = method_class(name)(num_classes, backbone, parsed)
@@ -119,6 +108,7 @@ __all__ = [
     "ParameterGroup",
     "Refiner",
     "build",
+    "cosine_distance",
     "method_class",
     "parse_options",
     "parse_terms",

@@ -67,7 +67,7 @@ class Method(nn.Module):
 
     def distance(self, query: Features, gallery: Features) -> Tensor:
         """Return (Nq, Ng) distances; the default is the cosine distance of `global`."""
-        return 1 - query["global"] @ gallery["global"].T
+        return cosine_distance(query, gallery)
 
     def prepare(self, batch: Batch, generator: Generator) -> Batch:
         """Complete a raw training batch, images (N, 3, H, W) uint8, before it is augmented."""
@@ -112,6 +112,11 @@ class Method(nn.Module):
 
 def _flat(values: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
     return {f"{key}_{name}": value for key, own in values.items() for name, value in own.items()}
+
+
+def cosine_distance(query: Features, gallery: Features) -> Tensor:
+    """Return (Nq, Ng) cosine distances of `global`, which must be L2-normalised."""
+    return 1 - query["global"] @ gallery["global"].T
 
 
 def normalize(features: Tensor) -> Tensor:

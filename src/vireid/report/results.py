@@ -18,10 +18,11 @@ from vireid.data.images import Progress
 from vireid.embedder import Embedder
 from vireid.errors import InputError
 from vireid.evaluation.command import resolve_bundle
-from vireid.evaluation.evaluate import Evaluation, FeatureTable, cosine_distance, find_protocol, protocol_splits
+from vireid.evaluation.evaluate import Evaluation, FeatureTable, find_protocol, protocol_splits
 from vireid.evaluation.presets import PRESETS
 from vireid.evaluation.protocols import Protocol
 from vireid.evaluation.refine import Refinement, RefineOptions
+from vireid.methods import cosine_distance
 from vireid.plots import Line
 from vireid.recipe import Recipe, load_recipe
 from vireid.records import Modality, Records

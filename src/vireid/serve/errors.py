@@ -44,6 +44,15 @@ _PLAIN = {
 }
 
 
+_MENDED = {
+    "extra_forbidden": "unknown field, leave it out",
+    "json_invalid": "from here on the body is no JSON, send it well-formed",
+    "missing": "is missing, send it too",
+    "string_pattern_mismatch": "is blank or holds control characters",
+}
+"""What is said in place of pydantic's words."""
+
+
 def error_responses(*statuses: int) -> Responses:
     """Return what OpenAPI says about a route's errors: these and those that every route with a key can have."""
     chosen = sorted({*statuses, 400, 401, 403, 409, 422, 429, 503})
@@ -78,8 +87,7 @@ def validation_sentence(errors: Sequence[Any]) -> str:
     parts = []
     for error in errors[:3]:
         place = ".".join(str(step) for step in error["loc"] if step not in ("body", "query", "path"))
-        blank = error["type"] == "string_pattern_mismatch"
-        message = "is blank or holds control characters" if blank else str(error["msg"]).removeprefix("Value error, ")
+        message = _MENDED.get(error["type"], str(error["msg"]).removeprefix("Value error, "))
         parts.append(f"{place}: {message}" if place else message)
     more = f" (and {len(errors) - 3} more)" if len(errors) > 3 else ""
     return "; ".join(parts) + more

@@ -7,10 +7,9 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from vireid.errors import InputError
-from vireid.options import Options
+from vireid.options import Options, checked, setting
 
 _REMEMBERED = 10_000
 
@@ -51,14 +50,7 @@ class Limits(Options):
         Raises:
             InputError: naming the bound that does not exist or the value that does not fit.
         """
-        try:
-            return cls.model_validate(dict(assignment.split("=", 1) for assignment in assignments))
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise InputError(f"bound {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-        except ValueError:
-            known = ", ".join(cls.model_fields)
-            raise InputError(f"cannot read {', '.join(assignments)}: write bound=value, bounds are {known}") from None
+        return checked(cls, dict(setting("--set", text, "rate=20") for text in assignments), "--set")
 
 
 class Refusal(Exception):

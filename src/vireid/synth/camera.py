@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
@@ -73,7 +74,7 @@ def rotation(view: View) -> NDArray[np.float64]:
     return np.array([[1, 0, 0], [0, cos_up, -sin_up], [0, sin_up, cos_up]]) @ turn
 
 
-def project_points(points: NDArray, view: View, height: float) -> tuple[NDArray, NDArray]:
+def project_points(points: NDArray[Any], view: View, height: float) -> tuple[NDArray[Any], NDArray[Any]]:
     """Turn (N, 3) body points into the view and scale them by perspective about the body's middle.
 
     Returns:

@@ -7,7 +7,7 @@ is exact for their centres. The intersection is the quadratic of a cone tangent 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +78,7 @@ def trace(solids: Solids, box: Box, height: int, width: int) -> Surface:
     return _surface(solids, nearest.reshape(height, width), index, owner[index], x, y)
 
 
-def _ray(pixel: NDArray[np.int64], box: Box, height: int, width: int) -> tuple[NDArray, NDArray]:
+def _ray(pixel: NDArray[np.int64], box: Box, height: int, width: int) -> tuple[NDArray[Any], NDArray[Any]]:
     row, column = (part.astype(np.float32) for part in np.divmod(pixel, width))
     x = np.float32(box.left) + (column + np.float32(0.5)) * np.float32((box.right - box.left) / width)
     y = np.float32(box.top) - (row + np.float32(0.5)) * np.float32((box.top - box.bottom) / height)
@@ -103,7 +103,7 @@ def _candidates(solids: Solids, box: Box, height: int, width: int) -> tuple[NDAr
     return (row + first_row[solid]) * width + column + first_column[solid], solid
 
 
-def _dot(first: NDArray, second: NDArray) -> NDArray:
+def _dot(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
     return np.einsum("ij,ij->i", first, second)
 
 
@@ -113,7 +113,7 @@ def _stretched(solids: Solids, vectors: NDArray[np.float32]) -> NDArray[np.float
     return vectors + gain * _dot(vectors, solids.axis)[:, None] * solids.axis
 
 
-def _hit_depth(solids: Solids, solid: NDArray[np.int64], x: NDArray, y: NDArray) -> NDArray[np.float32]:
+def _hit_depth(solids: Solids, solid: NDArray[np.int64], x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float32]:
     """Depth at which the ray (x, y) first meets its solid, `BACKGROUND_DEPTH` where it misses.
 
     With S the stretch that makes the solid round, o the ray's point relative to the start, d the ray's direction and
@@ -160,14 +160,21 @@ def _hit_depth(solids: Solids, solid: NDArray[np.int64], x: NDArray, y: NDArray)
     return np.where(np.isfinite(t), -t / speed[solid], BACKGROUND_DEPTH).astype(np.float32)
 
 
-def _affine(vector: NDArray, start: NDArray, solid: NDArray[np.int64], x: NDArray, y: NDArray) -> NDArray:
+def _affine(
+    vector: NDArray[Any], start: NDArray[Any], solid: NDArray[np.int64], x: NDArray[Any], y: NDArray[Any]
+) -> NDArray[Any]:
     """Dot product of each solid's vector with (x, y, -start_z)."""
     constant = -vector[:, 2] * start[:, 2]
     return vector[solid, 0] * x + vector[solid, 1] * y + constant[solid]
 
 
 def _surface(
-    solids: Solids, depth: NDArray, index: NDArray[np.int64], solid: NDArray[np.int64], x: NDArray, y: NDArray
+    solids: Solids,
+    depth: NDArray[Any],
+    index: NDArray[np.int64],
+    solid: NDArray[np.int64],
+    x: NDArray[Any],
+    y: NDArray[Any],
 ) -> Surface:
     offset = np.stack([x, y, depth.ravel()[index]], axis=1) - solids.start[solid]
     axis, gain = solids.axis[solid], (1 / solids.thickness - 1)[solid, None]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
@@ -119,7 +120,7 @@ def _second_colour(stage: Stage) -> NDArray[np.float32]:
     return share
 
 
-def _blend(first: NDArray, second: NDArray, share: NDArray) -> NDArray:
+def _blend(first: NDArray[Any], second: NDArray[Any], share: NDArray[Any]) -> NDArray[Any]:
     return first + share * (second - first)
 
 
@@ -134,7 +135,7 @@ def _ground_shadow(stage: Stage, strength: float, slant: float, squash: float) -
     return 1 - np.float32(strength / 255) * soft
 
 
-def _composite(background: NDArray, index: NDArray[np.int64], colour: NDArray) -> NDArray[np.float32]:
+def _composite(background: NDArray[Any], index: NDArray[np.int64], colour: NDArray[Any]) -> NDArray[np.float32]:
     image = background.astype(np.float32)
     image.reshape(-1, *image.shape[2:])[index] = colour
     return image
@@ -146,7 +147,7 @@ def _draw(rng: Generator, low: float, high: float, spread: float) -> np.float32:
 
 
 def _visible(
-    stage: Stage, camera: Camera, rng: Generator, normal: NDArray, crevice: NDArray, conditions: Conditions
+    stage: Stage, camera: Camera, rng: Generator, normal: NDArray[Any], crevice: NDArray[Any], conditions: Conditions
 ) -> NDArray[np.float32]:
     night, change = conditions.night, conditions.lighting
     materials, share = stage.materials, _second_colour(stage)[:, None]
@@ -169,7 +170,7 @@ def _visible(
 
 
 def _nir(
-    stage: Stage, camera: Camera, rng: Generator, normal: NDArray, crevice: NDArray, conditions: Conditions
+    stage: Stage, camera: Camera, rng: Generator, normal: NDArray[Any], crevice: NDArray[Any], conditions: Conditions
 ) -> Image2D:
     """Light from a lamp at the camera: it falls off with distance, fades at the rim and saturates up close."""
     materials, change = stage.materials, conditions.lighting
@@ -189,7 +190,7 @@ def _nir(
     return np.sqrt(exposed / (1 + 0.35 * exposed) + _draw(rng, 0.0, 0.02, change))
 
 
-def _lwir(stage: Stage, camera: Camera, rng: Generator, normal: NDArray, conditions: Conditions) -> Image2D:
+def _lwir(stage: Stage, camera: Camera, rng: Generator, normal: NDArray[Any], conditions: Conditions) -> Image2D:
     """Emission; people stand out against cool ground at night and sink into warm walls by day."""
     change = conditions.lighting
     heat = _heat(stage, conditions.sun_warmth)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
@@ -110,7 +111,7 @@ def sample_identity(rng: Generator, nir_correlation: float) -> Identity:
     return Identity(sample_shape(rng), outfit, _sample_materials(rng, outfit, nir_correlation))
 
 
-def nir_albedo(luminance: NDArray, rng: Generator, correlation: float) -> NDArray:
+def nir_albedo(luminance: NDArray[Any], rng: Generator, correlation: float) -> NDArray[Any]:
     """Near-infrared albedo of fabrics whose correlation with visible luminance is `correlation`.
 
     A dye says little about reflectance beyond 750 nm: a share of the value comes from an independent fabric.
@@ -125,7 +126,7 @@ def nir_albedo(luminance: NDArray, rng: Generator, correlation: float) -> NDArra
     return mean + correlation * (luminance - mean) + np.sqrt(1 - correlation**2) * (other - mean)
 
 
-def _fabric(rng: Generator) -> NDArray:
+def _fabric(rng: Generator) -> NDArray[Any]:
     colour = PALETTE[rng.choice(len(PALETTE), p=PALETTE_WEIGHTS)]
     return (colour * rng.uniform(0.7, 1.3) + rng.normal(0, 0.03, 3)).clip(0.03, 0.95)
 
@@ -179,7 +180,7 @@ def _sample_materials(rng: Generator, outfit: Outfit, nir_correlation: float) ->
     )
 
 
-def _heat(rng: Generator, outfit: Outfit) -> NDArray:
+def _heat(rng: Generator, outfit: Outfit) -> NDArray[Any]:
     """Surface temperature of each slot: thick, loose clothes insulate; bags carry no warmth."""
     heat = np.empty(len(Slot))
     heat[Slot.SKIN] = rng.uniform(0.9, 1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import reduce
 from operator import iand
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +56,7 @@ class Columns:
 
     def __init__(self) -> None:
         self._size = 0
-        self._arrays: dict[str, NDArray] = {
+        self._arrays: dict[str, NDArray[Any]] = {
             "key": np.empty(0, np.int64),
             "camera": np.empty(0, np.int32),
             "modality": np.empty(0, np.int8),
@@ -68,7 +69,7 @@ class Columns:
     def __len__(self) -> int:
         return self._size
 
-    def __getitem__(self, name: str) -> NDArray:
+    def __getitem__(self, name: str) -> NDArray[Any]:
         return self._arrays[name][: self._size]
 
     def append(self, rows: Rows) -> None:
@@ -89,7 +90,7 @@ class Columns:
         for name, codes in self._codes.items():
             self._arrays[name] = codes.compact(self._arrays[name])
 
-    def take(self, index: NDArray[np.int64]) -> dict[str, NDArray]:
+    def take(self, index: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """Return all columns of some rows, as `Rows` has them."""
         plain = {"key": self["key"][index], "modality": self["modality"][index].astype(np.int64)}
         texts = {name: codes.decode(self[name][index]) for name, codes in self._codes.items()}

@@ -170,7 +170,7 @@ def _entity(rows: Rows, i: int) -> dict[str, Any]:
 
 
 def _rows(entities: list[dict[str, Any]]) -> Rows:
-    def column(name: str, dtype: Any) -> NDArray:
+    def column(name: str, dtype: Any) -> NDArray[Any]:
         return np.array([entity[name] for entity in entities], dtype)
 
     return Rows(
