@@ -58,7 +58,7 @@ def curve(run: Run) -> None:
     axis = figure.subplots()
     for name, label in (("val/rank1", "rank-1"), ("val/mAP", "mAP")):
         axis.plot(images / 1000, 100 * log[name], "o-", label=label)
-    axis.set(xlabel="thousand images seen in training", ylabel="infrared → visible, 50 unseen people, %")
+    axis.set(xlabel="thousand images seen in training", ylabel="50 unseen people, %")
     axis.legend()
     axis.grid(alpha=0.3)
     figure.savefig(FIGURE, dpi=120)
@@ -69,8 +69,7 @@ def curve(run: Run) -> None:
 def zero_shot(roots: Annotated[list[Path], typer.Argument(help="folders of vireid synth")]) -> None:
     """Print a Markdown table: ImageNet's features and the shipped model's, on test people of some data sets."""
     print_header()
-    pixels = {"method": "agw", "non_local": False, "pool": "average"}
-    imagenet = build(**pixels, num_classes=1, backbone=BackboneOptions()).eval()
+    imagenet = build("agw", num_classes=1, backbone=BackboneOptions(), non_local=False, pool="average").eval()
     contenders = {
         "ImageNet, Lite0": (Embedder(imagenet, (128, 64)), "pooled"),
         SHIPPED: (Embedder.load(find(Path(SHIPPED))), "global"),
