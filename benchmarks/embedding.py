@@ -29,6 +29,7 @@ from vireid.embed import embed_files, find_images
 from vireid.embed_parts import PRECISIONS, Job
 from vireid.embedder import Embedder
 from vireid.environment import describe_environment
+from vireid.errors import InputError
 from vireid.evaluation.evaluate import FeatureTable, cosine_distance, find_protocol
 from vireid.export import export_onnx
 from vireid.onnx_embedder import OnnxEmbedder
@@ -115,7 +116,11 @@ def rows(bundle, records, crops, folder, seconds, compiled):
         yield COMPILED, precision, torch_row(bundle, precision, True, crops, test, seconds)
     for precision, images in (("fp32", None), ("int8", records)):
         file = folder / f"{precision}.onnx"
-        export_onnx(bundle, file, precision, images)
+        try:
+            export_onnx(bundle, file, precision, images)
+        except InputError as refusal:
+            print(f"ONNX Runtime  {precision}: refused, {refusal}")
+            continue
         yield "ONNX Runtime", precision, onnx_row(file, crops, test, seconds)
 
 
