@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from command_runs import checkpoint_and_bundle, command, train_by_command
 from vireid.attention import draw_attention
+from vireid.bundle import BundleCard, load_bundle, save_bundle
 from vireid.errors import InputError
 from vireid.losses import WeightedRegularizedTriplet, weighted_distances
 from vireid.methods import build
@@ -219,6 +220,20 @@ def test_folding_the_embedding_gives_plain_transformers(where):
         assert not torch.allclose(expected[0], expected[1], atol=1e-3)
     nets = model.folded()
     assert nets[Modality.VISIBLE][0].blocks is nets[Modality.INFRARED][0].blocks is model.network.blocks
+
+
+def test_removal_is_turned_off_at_test_time(tmp_path):
+    options = {"vit": {"image_size": (64, 32)}, "test_removal": True}
+    method = build("cmtr", num_classes=3, backbone=TINY_VIT, **options).eval()
+    torch.nn.init.normal_(method.phi[0].bias)
+    card = {"method": "cmtr", "options": options, "backbone": TINY_VIT, "num_classes": 3, "image_size": (64, 32)}
+    card |= {"mean": method.mean, "std": method.std, "training_data": "none"}
+    save_bundle(tmp_path / "m.safetensors", method, BundleCard.model_validate(card))
+    plain, _ = load_bundle(tmp_path / "m.safetensors", {"test_removal": False})
+    with torch.no_grad():
+        f = torch.nn.functional.normalize(method(BATCH.images, BATCH.modality)[1], dim=1)
+        assert torch.equal(plain.features(BATCH.images, BATCH.modality)["global"], f)
+        assert not torch.allclose(method.features(BATCH.images, BATCH.modality)["global"], f, atol=1e-3)
 
 
 def test_the_flag_means_the_embedding(plain):

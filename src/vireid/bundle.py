@@ -108,9 +108,10 @@ def load_bundle(path: Path, options: dict[str, Any] | None = None) -> tuple[Meth
     method = build(card.method, num_classes=card.num_classes, backbone=backbone, **card.options)
     method.terms.clear()
     weights = load_file(find(path))
-    expected = {n: t.shape for n, t in method.state_dict().items() if not n.startswith(method.training_only())}
+    shapes = {name: tensor.shape for name, tensor in method.state_dict().items()}
     found = {name: tensor.shape for name, tensor in weights.items()}
-    misfits = sorted(name for name in expected | found if expected.get(name) != found.get(name))
+    needed = {name: shape for name, shape in shapes.items() if not name.startswith(method.training_only())}
+    misfits = sorted(name for name in needed | found if shapes.get(name) != found.get(name))
     if misfits:
         changed = f" with {', '.join(options)} changed" if options else ""
         raise InputError(f"bundle {path} does not fit method {card.method}{changed}: tensor {misfits[0]}")
