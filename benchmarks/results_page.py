@@ -194,6 +194,7 @@ def figure(found: dict[Line, Entries], costs: dict[str, Any]) -> Figure:
                 place = costs[line.ladder][key], values(runs, "mAP").mean()
                 axis.plot(*place, "o", color="C0")
                 axis.annotate(line.title, place, fontsize=7, xytext=(4, 3), textcoords="offset points")
+        axis.margins(x=0.25)
         axis.set_xlabel(name)
         axis.set_ylabel("mAP, %")
         axis.grid(alpha=0.3)
