@@ -7,7 +7,7 @@ from pathlib import Path
 import vireid
 
 SOURCE = Path(vireid.__file__).parent
-BASE = "errors options records files weights __version__"
+BASE = "errors options records files progress weights __version__"
 MODEL = "nn losses methods"
 TRAINED = f"{MODEL} data recipe bundle embedder embed precision environment"
 EVALUATED = f"{TRAINED} evaluation synth"
@@ -16,6 +16,7 @@ ARROWS = {
     "errors": "",
     "options": "errors",
     "files": "errors",
+    "progress": "",
     "records": "errors",
     "precision": "",
     "environment": "",

@@ -11,11 +11,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vireid import __version__, cli_export, cli_gallery, cli_import, cli_ingest, cli_serve
+from vireid import __version__, cli_export, cli_gallery, cli_import, cli_ingest, cli_plots, cli_serve
 from vireid.cli_figure import figure_option
-from vireid.cli_progress import progress_bar
 from vireid.errors import InputError
 from vireid.files import explain
+from vireid.progress import progress_bar
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,8 +24,6 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Look at data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-plots_app = typer.Typer(help="Draw what a model does.", no_args_is_help=True)
-app.add_typer(plots_app, name="plots")
 
 console = Console(stderr=False)
 
@@ -351,50 +349,6 @@ def report(
     console.print(f"report: {target}")
 
 
-@plots_app.command("swap")
-def plots_swap(
-    bundle: Annotated[Path, typer.Argument(help="bundle of method hicmd")],
-    visible: Annotated[list[Path] | None, typer.Argument(help="visible images")] = None,
-    infrared: Annotated[list[Path] | None, typer.Option(help="infrared image; may be repeated")] = None,
-    data: DataOption = "synthetic",
-    root: Root = None,
-    people: Annotated[int, typer.Option(min=1, help="people drawn from the data set at --root")] = 4,
-    seed: Annotated[int, typer.Option(help="of the draw")] = 0,
-    out: Annotated[Path, figure_option(".png or .svg", "--out")] = Path("swap.png"),
-) -> None:
-    """Draw people with the pose and illumination of other pictures, by exchanging Hi-CMD's codes.
-
-    Examples: `vireid plots swap runs/hicmd/last.safetensors --root data/synthetic-v1`,
-    `vireid plots swap hicmd.safetensors day1.jpg day2.jpg --infrared night1.jpg --out swap.png`
-    """
-    from vireid.data import open_dataset
-    from vireid.records import Modality
-    from vireid.swap import choose_pairs, draw_swap
-
-    pictures = [(path, Modality.VISIBLE) for path in visible or []]
-    pictures += [(path, Modality.INFRARED) for path in infrared or []]
-    if root is not None:
-        pictures += choose_pairs(open_dataset(data, root), people, seed)
-    draw_swap(bundle, pictures, out)
-    console.print(f"grid: {out}")
-
-
-@plots_app.command("attention")
-def plots_attention(
-    bundle: Annotated[Path, typer.Argument(help="bundle of a method with attention maps, such as cmtr")],
-    images: Annotated[list[Path], typer.Argument(help="image files or folders")],
-    out: Annotated[Path, typer.Option("--out", help="PNG file")],
-    modality: Annotated[str, typer.Option(help="visible or infrared")] = "infrared",
-) -> None:
-    """Draw where a method looks in images of one modality.
-
-    Example: `vireid plots attention last.safetensors night/ --modality infrared --out attention.png`
-    """
-    from vireid.attention import draw_attention
-
-    console.print(f"{draw_attention(bundle, images, modality, out)} images in {out}")
-
-
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", help="folder for data, run and report")] = Path("demo"),
@@ -417,6 +371,7 @@ cli_export.register(app)
 cli_import.register(app)
 cli_gallery.register(app)
 cli_ingest.register(app)
+cli_plots.register(app)
 cli_serve.register(app)
 
 if __name__ == "__main__":

@@ -13,14 +13,12 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from timm.layers import convert_sync_batchnorm
 
 from vireid.bundle import BundleCard
 from vireid.data import find_dataset, open_dataset
 from vireid.data.datamodule import TrainingData, describe_split
 from vireid.data.findings import count_findings
-from vireid.data.images import Progress as ShowProgress
 from vireid.embedder import pose_notice
 from vireid.environment import describe_environment, git_commit
 from vireid.errors import InputError
@@ -28,6 +26,7 @@ from vireid.evaluation.evaluate import find_protocol
 from vireid.files import write_text
 from vireid.methods import Method, build
 from vireid.precision import Precision, choose_precision, default_device
+from vireid.progress import progress_bar
 from vireid.recipe import Recipe, load_recipe, save_recipe
 from vireid.records import Records
 from vireid.synth.dataset import CARD
@@ -90,7 +89,7 @@ def _fit(recipe: Recipe, run: Path, checkpoint: Path | None, console: Console, l
     seed_everything(recipe.seed, workers=True, verbose=False)
     records = open_records(recipe)
     refines = recipe.encoder is not None
-    with _cache_progress(console) as show:
+    with progress_bar("decoding images into the cache", console) as show:
         data = FeatureSequences(recipe, records, run, show) if refines else TrainingData(recipe, records, show)
         if is_rank_zero():
             data.prepare_data()
@@ -219,15 +218,3 @@ def _require_root(recipe: Recipe) -> Path:
         info = find_dataset(recipe.data.name)
         raise InputError(f"pass --root DIR, the folder of {info.title}; to get the data, {info.access}")
     return recipe.data.root
-
-
-@contextmanager
-def _cache_progress(console: Console) -> Iterator[ShowProgress]:
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(TextColumn("decoding images into the cache"), *columns, console=console, transient=True) as progress:
-        task = progress.add_task("decoding", visible=False, total=None)
-
-        def show(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total, visible=True)
-
-        yield show
