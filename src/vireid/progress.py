@@ -19,10 +19,12 @@ class Rate(ProgressColumn):
 
 
 @contextmanager
-def progress_bar(text: str, console: Console) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar while the block runs; it appears at the first call of what it yields, with (done, total)."""
+def progress_bar(text: str, console: Console | None) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar while the block runs, if there is a console; it appears at the first call of what it yields, with
+    (done, total).
+    """
     columns = (TextColumn(text), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=console is None) as progress:
         task = progress.add_task(text, total=None, visible=False)
 
         def advance(done: int, total: int) -> None:

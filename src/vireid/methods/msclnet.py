@@ -86,6 +86,7 @@ class MSCLNetOptions(AGWNetworkOptions):
     wrt: WeightForm = Field("reference", description="exact = the printed formula without the code's epsilon")
     stripes: int = Field(6, gt=0, description="n; must divide the rows of the feature map, image height / 16")
     instance_norm: Literal["separate", "shared"] = Field("separate", description="one scale and shift a modality")
+    instance_eps: float = Field(1e-5, gt=0, description="epsilon beside the variance of a map, Eq. 1")
     hat_classifier: Literal["shared", "separate"] = Field("shared", description="of the instance-normalised features")
     fusion: FusionOptions = FusionOptions()
     div_on: Literal["channels", "logits"] = Field("channels", description="softmax over channels or over classes")
@@ -146,7 +147,8 @@ class MSCLNet(AGWNetwork):
             _separate_trunks(self.network)
         self.wrt = WeightedRegularizedTriplet(o.wrt)
         dim, streams = self.embedding_dim, {"shared": 1, "separate": len(Modality)}
-        self.norms = nn.ModuleList(nn.InstanceNorm2d(dim, affine=True) for _ in range(streams[o.instance_norm]))
+        norms = range(streams[o.instance_norm])
+        self.norms = nn.ModuleList(nn.InstanceNorm2d(dim, eps=o.instance_eps, affine=True) for _ in norms)
         self.hat_heads = nn.ModuleList(
             nn.Sequential(bnneck(dim, o.neck_init), IdentityClassifier(dim, num_classes))
             for _ in range(streams[o.hat_classifier])

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vireid.errors import InputError
+from vireid.progress import progress_bar
 from vireid.synth.difficulty import PRESETS, Difficulty, Preset
 from vireid.synth.layouts import LAYOUTS, Item
 from vireid.synth.shot import take
@@ -149,13 +149,12 @@ def _render(
 ) -> Iterator[_Written]:
     chunks = [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
     work = partial(_write_chunk, folder=folder, seed=preset.seed, difficulty=preset.difficulty)
-    columns = (TextColumn("rendering people"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=console, transient=True, disable=console is None)
-    with bar:
-        task = bar.add_task("", total=len(items))
-        for done in _mapped(work, chunks, workers):
-            bar.advance(task, len(done))
-            yield from done
+    with progress_bar("rendering people", console) as show:
+        finished = 0
+        for written in _mapped(work, chunks, workers):
+            finished += len(written)
+            show(finished, len(items))
+            yield from written
 
 
 def _mapped(work: partial[list[_Written]], chunks: list[Sequence[Item]], workers: int) -> Iterator[list[_Written]]:
