@@ -5,10 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from safetensors.torch import load_file
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from vireid.errors import InputError
 from vireid.methods import build
@@ -16,9 +20,10 @@ from vireid.methods.agw import AGW
 from vireid.recipe import OptimizerOptions, Recipe, Schedule, load_recipe, packaged_recipe, save_recipe
 from vireid.records import LabelMap
 from vireid.training import resume, train
+from vireid.training import run as run_module
 from vireid.training.checkpoint import latest_checkpoint
 from vireid.training.module import require_equal_labels
-from vireid.training.optim import build_optimizers, lr_factor, set_learning_rates
+from vireid.training.optim import build_optimizers, limit_gradients, lr_factor, set_learning_rates
 
 AGW_CM = Schedule()
 AGW_SM = Schedule(warmup_epochs=10, warmup_start=0.01, milestones=(39, 69))
@@ -69,6 +74,38 @@ def test_parameter_groups_get_their_learning_rates():
         build_optimizers(method, {**recipes, "main": OptimizerOptions(lr_scale={"trunk": 0.1})})
     with pytest.raises(InputError, match=r"lacks optimizers\.centers"):
         build_optimizers(method, {"main": OptimizerOptions()})
+
+
+def test_gradient_limits_of_groups_and_of_all():
+    one, two = (nn.Parameter(torch.zeros(2)) for _ in range(2))
+    optimizer = torch.optim.SGD([{"params": [one], "clip": 5.0}, {"params": [two], "clip": None}], lr=1.0)
+    for limit, expected in ((None, ([3, 4], [6, 8])), (5.0, ([1.341641, 1.788854], [2.683282, 3.577709]))):
+        one.grad, two.grad = torch.tensor([30.0, 40]), torch.tensor([6.0, 8])
+        limit_gradients(optimizer, limit)
+        assert one.grad.tolist() == pytest.approx(expected[0], rel=1e-5)
+        assert two.grad.tolist() == pytest.approx(expected[1], rel=1e-5)
+
+
+def test_gradients_are_limited_after_a_loss_scaler(tiny_recipe, tmp_path, monkeypatch):
+    """float16 trains on a scaled loss: the limit is compared with the gradients' own size."""
+    scaled = partial(MixedPrecision, "16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=1024.0))
+    original, norms = run_module.Trainer, []
+
+    def trainer(*, precision, plugins, **settings):
+        return original(plugins=[*plugins, scaled()], **settings)
+
+    def note(optimizer, *_):
+        grads = [p.grad.flatten() for group in optimizer.param_groups for p in group["params"]]
+        norms.append(torch.cat(grads).norm().item())
+
+    monkeypatch.setattr(run_module, "Trainer", trainer)
+    hook = register_optimizer_step_pre_hook(note)
+    try:
+        train(load_recipe(tiny_recipe, ["clip_norm=0.5", "epochs=1"]), tmp_path / "run")
+    finally:
+        hook.remove()
+    assert norms
+    assert all(norm == pytest.approx(0.5, rel=1e-3) for norm in norms)
 
 
 def test_a_run_leaves_what_it_promises(run):

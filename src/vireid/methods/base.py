@@ -26,11 +26,13 @@ class ParameterGroup:
         name: what a recipe's `lr_scale` and `weight_decay_scale` refer to, such as `backbone` or `head`.
         params: the parameters; frozen ones are skipped.
         optimizer: key of the recipe's `optimizers`.
+        clip: largest L2 norm of their joint gradient; None is no limit.
     """
 
     name: str
     params: list[nn.Parameter]
     optimizer: str = "main"
+    clip: float | None = None
 
 
 class Method(nn.Module):

@@ -43,7 +43,6 @@ from vireid.nn import (
     MogrifierLSTMCell,
     TwoStream,
     bnneck,
-    call_clipped,
     pool_stripes,
     route,
 )
@@ -170,8 +169,16 @@ class MSCLNet(AGWNetwork):
         return self.hat_pool(x.clamp(min=1e-6)), pool_stripes(x, self.options.stripes, AveragePool())
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """`backbone` (trunk, stems, attention) and `head` (the rest)."""
-        return Method.parameter_groups(self)
+        """`backbone` (trunk, stems, attention), `fusion`, whose gradient is clipped, and `head` (the rest)."""
+        backbone, rest = Method.parameter_groups(self)
+        fusion = list(self.fusion.parameters())
+        own = {id(p) for p in fusion}
+        head = [p for p in rest.params if id(p) not in own]
+        return [
+            backbone,
+            ParameterGroup("fusion", fusion, clip=self.options.fusion.clip),
+            ParameterGroup("head", head),
+        ]
 
     def statistics(self) -> dict[str, Tensor]:
         """Return the mean divergence of the last step's pairs, without the cap, and the share beyond it."""
@@ -218,9 +225,7 @@ class MSCLNet(AGWNetwork):
     def _fuse(self, visible: Tensor, infrared: Tensor) -> tuple[Tensor, Tensor]:
         """Return the parts b^s (N, n, D) twice: with a way back to the extractors, and without one."""
         inputs = [torch.cat([b, b.detach()]) for b in (visible, infrared)]
-        clip = self.options.fusion.clip
-        b_s = self.fusion(*inputs) if clip is None else call_clipped(self.fusion, clip, *inputs)
-        live, guided = b_s.chunk(2)
+        live, guided = self.fusion(*inputs).chunk(2)
         return live, guided
 
     def _complement(

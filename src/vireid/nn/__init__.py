@@ -5,7 +5,6 @@ from vireid.nn.cbam import CBAM
 from vireid.nn.discriminator import MultiScaleDiscriminator
 from vireid.nn.disentangled import CodeExchanger, Codes, mix, per_modality, split_attribute
 from vireid.nn.generator import Decoder, PrototypeEncoder
-from vireid.nn.gradients import call_clipped
 from vireid.nn.heatmaps import fill_poses, has_pose, render_heatmaps, standing_template
 from vireid.nn.mogrifier import MogrifierLSTMCell, mogrify
 from vireid.nn.neck import IdentityClassifier, IdentityHead, bnneck
@@ -42,7 +41,6 @@ __all__ = [
     "bnneck",
     "build_backbone",
     "build_vit",
-    "call_clipped",
     "fill_poses",
     "has_pose",
     "mix",

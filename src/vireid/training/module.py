@@ -16,7 +16,7 @@ from vireid.methods import Method
 from vireid.precision import Precision
 from vireid.recipe import Recipe
 from vireid.records import Batch
-from vireid.training.optim import build_optimizers, lr_factor, set_learning_rates
+from vireid.training.optim import build_optimizers, limit_gradients, lr_factor, set_learning_rates
 from vireid.training.ranks import Ranks
 
 
@@ -81,11 +81,13 @@ class TrainingModule(LightningModule):
                 optimizer.zero_grad()
             self.manual_backward(total)
             for optimizer in own:
-                if self.recipe.clip_norm is not None:
-                    self.clip_gradients(optimizer, self.recipe.clip_norm, "norm")
                 optimizer.step()
             self._log(logged, len(batch))
         self.method.after_step()
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Limit gradients here: they are of all ranks, and a loss scaler (float16) has been taken off again."""
+        limit_gradients(optimizer, self.recipe.clip_norm)
 
     def on_train_epoch_end(self) -> None:
         """Log what the method tells about itself, such as the drift of its memories."""

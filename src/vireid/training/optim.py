@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 import torch
+from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from vireid.errors import InputError
@@ -17,7 +18,7 @@ from vireid.recipe import OptimizerOptions, Schedule
 def build_optimizers(method: Method, recipes: dict[str, OptimizerOptions]) -> dict[str, Optimizer]:
     """Build the named optimisers over the method's parameter groups and the group `classifier`, split off from them.
 
-    Every torch group carries `name` and `base_lr`, the learning rate before the schedule.
+    Every torch group carries `name`, `base_lr`, the learning rate before the schedule, and `clip`.
 
     Raises:
         InputError: when a group asks for an optimiser or a recipe scales a group that does not exist.
@@ -66,6 +67,7 @@ def _build(name: str, options: OptimizerOptions, groups: list[ParameterGroup]) -
             "lr": options.lr * options.lr_scale.get(group.name, 1.0),
             "base_lr": options.lr * options.lr_scale.get(group.name, 1.0),
             "weight_decay": options.weight_decay * options.weight_decay_scale.get(group.name, 1.0),
+            "clip": group.clip,
         }
         for group in own
     ]
@@ -74,6 +76,15 @@ def _build(name: str, options: OptimizerOptions, groups: list[ParameterGroup]) -
         return torch.optim.SGD(settings, lr=options.lr, momentum=options.momentum, nesterov=nesterov)
     kind = torch.optim.Adam if options.kind == "adam" else torch.optim.AdamW
     return kind(settings, lr=options.lr, betas=options.betas)
+
+
+def limit_gradients(optimizer: Optimizer, clip_norm: float | None) -> None:
+    """Scale the gradient of every group with a `clip` down to that norm, then all of them jointly to `clip_norm`."""
+    for group in optimizer.param_groups:
+        if group["clip"] is not None:
+            clip_grad_norm_(group["params"], group["clip"])
+    if clip_norm is not None:
+        clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip_norm)
 
 
 def lr_factor(schedule: Schedule, epoch: int, epochs: int, step: int = 0) -> float:
