@@ -20,8 +20,10 @@ from torch import Generator, Tensor
 from vireid.data import synthetic
 from vireid.data.augment import Augment, ChannelExchange, ChannelRandomErasing, ViewAugment
 from vireid.data.datamodule import ImageBatches, image_source
+from vireid.losses import UnidirectionalLoss
 from vireid.losses.shortest_path import RANGE
 from vireid.nn import BackboneOptions, build_backbone
+from vireid.plots import PALETTE
 from vireid.records import Batch, Modality, Records
 
 OUT = Path(__file__).parent.parent / "docs" / "images"
@@ -30,11 +32,12 @@ STRIPES = 8
 
 
 def main(root: Annotated[Path, typer.Option(help="folder made by vireid synth")]) -> None:
-    """Write docs/images/caj_views.png and cmlspge_path.png."""
+    """Write docs/images/caj_views.png, cmlspge_path.png and maum_queue.png."""
     records = synthetic.load(root)
     visible, infrared = (first_images(records, modality, 4) for modality in Modality)
     caj_views(visible, infrared).savefig(OUT / "caj_views.png", dpi=100, bbox_inches="tight")
     cmlspge_path(visible, infrared).savefig(OUT / "cmlspge_path.png", dpi=100, bbox_inches="tight")
+    maum_queue().savefig(OUT / "maum_queue.png", dpi=100, bbox_inches="tight")
 
 
 def first_images(records: Records, modality: Modality, count: int) -> Batch:
@@ -115,6 +118,44 @@ def cheapest_way(table: Tensor) -> tuple[list[tuple[int, int]], float]:
         options = [(i - 1, j)] * (i > 0) + [(i, j - 1)] * (j > 0)
         cells.append(min(options, key=lambda cell: best[cell]))
     return cells[::-1], float(best[-1, -1])
+
+
+def maum_queue() -> Figure:
+    """Draw a queue of infrared proxies that drift, the pull on a visible feature, and the loss over its direction."""
+    times = 32
+    own, other = (on_circle(torch.linspace(*ends, times)) for ends in ((70, 20), (160, 145)))
+    queue = torch.stack([own, other], dim=1)
+    figure = Figure(figsize=(10, 4.2))
+    circle, curve = figure.subplots(1, 2, width_ratios=(1, 1.3))
+    circle.plot(*on_circle(torch.linspace(-15, 195, 200)).T, color=PALETTE[5], linewidth=0.6)
+    for rows, name, color in ((own, "of its identity", PALETTE[1]), (other, "of another", PALETTE[5])):
+        circle.scatter(*rows.T, c=color, marker="^", s=34, alpha=np.linspace(0.15, 1, times), label=f"proxies {name}")
+    x = on_circle(torch.tensor([60.0])).requires_grad_()
+    (pull,) = torch.autograd.grad(UnidirectionalLoss()(x, torch.zeros(1, dtype=torch.long), queue), x)
+    place, step = x.detach()[0], -0.45 * pull[0] / pull.norm()
+    circle.plot(*place, "o", color=PALETTE[0], markersize=9, label="visible feature and its pull")
+    circle.annotate("", (place + step).tolist(), place.tolist(), arrowprops={"arrowstyle": "->", "color": PALETTE[0]})
+    circle.set(aspect="equal", xticks=[], yticks=[], ylim=(-0.6, 1.25))
+    circle.legend(fontsize=8, loc="lower center", frameon=False)
+    degrees = torch.linspace(-15, 195, 200)
+    ways = {
+        "newest proxies only, S = 1": (UnidirectionalLoss(), queue[-1:]),
+        "queue, S = 32": (UnidirectionalLoss(), queue),
+        "queue, counts normalised": (UnidirectionalLoss(count_normalised=True), queue),
+    }
+    for name, (loss, rows) in ways.items():
+        values = [loss(row[None], torch.zeros(1, dtype=torch.long), rows) for row in on_circle(degrees)]
+        curve.plot(degrees, torch.stack(values), label=name)
+    curve.axvspan(20, 70, color=PALETTE[1], alpha=0.12)
+    curve.set(xlabel="direction of the visible feature, degrees (shaded: proxies of its identity)", ylabel="loss")
+    curve.legend(fontsize=8, frameon=False)
+    figure.tight_layout()
+    return figure
+
+
+def on_circle(degrees: Tensor) -> Tensor:
+    """Return unit vectors of some directions, (N,) -> (N, 2)."""
+    return torch.stack([degrees.deg2rad().cos(), degrees.deg2rad().sin()], dim=1)
 
 
 def show(axes: object, image: Tensor) -> None:

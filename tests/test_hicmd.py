@@ -446,17 +446,17 @@ def test_learning_rates_of_the_recipes(data):
     recipe = load_recipe(packaged_recipe("hicmd", data))
     hicmd = make_hicmd()
     optimizers = build_optimizers(hicmd, recipe.optimizers)
-    assert {name: o.phase for name, o in recipe.optimizers.items()} == {
-        "discriminator": "discriminator",
-        "generator": "generator",
-        "head": "generator",
-    }
+    expected = {"discriminator": "discriminator", "generator": "generator", "head": "generator"}
+    if data == "synthetic":
+        expected["classifier"] = "generator"
+        assert [group["name"] for group in optimizers["classifier"].param_groups] == ["classifier"]
+    assert {name: o.phase for name, o in recipe.optimizers.items()} == expected
     if data != "regdb":
         return
     for step, rate in [(0, 1e-3), (25_000, 5e-4), (50_000, 2.5e-4), (75_000, 1.25e-4)]:
         set_learning_rates(optimizers, recipe.optimizers, lr_factor(recipe.schedule, 0, recipe.epochs, step))
         rates = {g["name"]: g["lr"] for o in optimizers.values() for g in o.param_groups}
-        shares = {"head": 1, "prototype_network": 1, "alpha": 0.01}
+        shares = {"head": 1, "classifier": 1, "prototype_network": 1, "alpha": 0.01}
         shares |= dict.fromkeys(("attribute_encoders", "generator", "discriminator"), 0.1)
         assert rates == pytest.approx({name: rate * share for name, share in shares.items()})
 

@@ -24,7 +24,15 @@ from torchvision.transforms.v2 import RandomErasing
 
 from vireid.losses import Adversarial, choose_rows, cosine_triplet, discriminator_losses, fooling_loss, hfl_rows
 from vireid.methods.base import Features, Method, ParameterGroup, normalize
-from vireid.nn import STAGES, AveragePool, Backbone, BackboneOptions, MultiScaleDiscriminator, build_backbone
+from vireid.nn import (
+    STAGES,
+    AveragePool,
+    Backbone,
+    BackboneOptions,
+    IdentityClassifier,
+    MultiScaleDiscriminator,
+    build_backbone,
+)
 from vireid.nn.disentangled import CodeExchanger, Codes, Views, fuse, mix, per_modality, split_attribute
 from vireid.options import Options
 from vireid.records import Batch, Modality
@@ -125,12 +133,14 @@ class HiCMD(Method):
         self.alpha = nn.Parameter(torch.tensor(0.5))
         wide, dim = trunk.channels[STAGES.index("layer3")] + trunk.dim // 2, options.embedding_dim
         linear, norm = nn.Linear(wide, dim), nn.BatchNorm1d(dim)
-        self.metric, self.classifier = nn.Linear(dim, options.metric_dim), nn.Linear(dim, num_classes)
-        for layer in (linear, self.metric, self.classifier):
+        self.metric, self.classifier = (
+            nn.Linear(dim, options.metric_dim),
+            IdentityClassifier(dim, num_classes, bias=True),
+        )
+        for layer in (linear, self.metric):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out")
             nn.init.zeros_(layer.bias)
         nn.init.normal_(norm.weight, 1.0, 0.02)
-        nn.init.normal_(self.classifier.weight, 0.0, 0.001)
         self.neck = nn.Sequential(linear, norm, nn.Dropout(options.dropout))
         self.erase = RandomErasing(options.erasing, scale=(0.02, 0.4), ratio=(0.3, 1 / 0.3))
         self.register_buffer("iteration", torch.zeros((), dtype=torch.int64))

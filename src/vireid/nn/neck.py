@@ -17,11 +17,13 @@ def bnneck(dim: int, init: Literal["normal", "one"] = "normal") -> nn.BatchNorm1
 
 
 class IdentityClassifier(nn.Linear):
-    """A bias-free linear classifier, weights N(0, 0.001). Shape: (N, dim) -> (N, num_classes)."""
+    """A linear classifier, weights N(0, 0.001), no bias or one of 0. Shape: (N, dim) -> (N, num_classes)."""
 
-    def __init__(self, dim: int, num_classes: int) -> None:
-        super().__init__(dim, num_classes, bias=False)
+    def __init__(self, dim: int, num_classes: int, bias: bool = False) -> None:
+        super().__init__(dim, num_classes, bias)
         nn.init.normal_(self.weight, 0.0, 0.001)
+        if bias:
+            nn.init.zeros_(self.bias)
 
 
 class IdentityHead(nn.Module):
