@@ -5,8 +5,8 @@
     python benchmarks/compare.py cost --root data/synthetic-v1      # time of a training step and of an embedding
     python benchmarks/compare.py write                              # docs/results.md, its figure, the READMEs' table
 
-`run` trains the whole method of every ladder, MAUM before NFormer, which refines it; it can be started again at any
-time, and several times side by side. `write` takes its numbers from the files in benchmarks/results and from nothing
+`run` trains the whole method of every ladder, encoders before what refines them; it can be started again at any time,
+and several times side by side. `write` takes its numbers from the files in benchmarks/results and from nothing
 else.
 """
 
@@ -55,10 +55,17 @@ def run(
     for number in seed or [0, 1, 2]:
         for light in spectrum or SPECTRA:
             for ladder, rung in contenders(method or LADDERS):
-                encoder = Run("maum", definition("maum")["whole"], light, number).folder(work)
-                changes = [f"encoder={encoder}"] if ladder == "nformer" else []
                 one = Run(ladder, trained(ladder, rung), light, number)
-                one.finish(root, [*changes, *(override or [])], work, keep=True)
+                one.finish(root, [*refined(one, work), *(override or [])], work, keep=True)
+
+
+def refined(run: Run, work: Path) -> list[str]:
+    """Return the override that names a refiner's encoder, the run of another ladder's whole method."""
+    encoder = definition(run.ladder).get("encoder")
+    if encoder is None:
+        return []
+    whole = definition(encoder)["whole"]
+    return [f"encoder={run._replace(ladder=encoder, rung=trained(encoder, whole)).folder(work)}"]
 
 
 def trained(ladder: str, rung: str) -> str:

@@ -4,11 +4,11 @@
     python benchmarks/ladder.py agw --root data/synthetic-v1 --rung baseline --rung "AGW (all" --seed 0 --seed 1
     python benchmarks/compare.py write                              # docs/results.md from benchmarks/results/*.json
 
-A ladder is a YAML file in benchmarks/ladders: a recipe, which rung is the whole method, and for each rung the `--set`
-overrides that make it; a rung `{of: RUNG, …}` is the training of another rung, tested otherwise: the rest are fields of
-`EvaluateRequest`, or `unrefined: true` for a refiner's encoder. A run that has its JSON is skipped, one that was
-interrupted is resumed, one that another process is at is left to it: the script can be started again at any time, and
-several times side by side.
+A ladder is a YAML file in benchmarks/ladders: a recipe, the ladder of a refiner's encoder, which rung is the whole
+method, and for each rung the `--set` overrides that make it; a rung `{of: RUNG, …}` is the training of another rung,
+tested otherwise: the rest are fields of `EvaluateRequest`, or `unrefined: true` for a refiner's encoder. A run that has
+its JSON is skipped, one that was interrupted is resumed, one that another process is at is left to it: the script can
+be started again at any time, and several times side by side.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main(
     ladder: str,
     root: Annotated[Path, typer.Option(help="folder made by vireid synth")],
     spectrum: Annotated[str, typer.Option(help="nir or lwir")] = "nir",
-    rung: Annotated[list[str] | None, typer.Option(help="start of a rung's name, tests of it included")] = None,
+    rung: Annotated[list[str] | None, typer.Option(help="a rung, or the start of several names")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="default: 0, 1, 2")] = None,
     encoder: Annotated[Path | None, typer.Option(help="run or bundle that a refiner is trained on")] = None,
     override: Annotated[list[str] | None, typer.Option("--set", help="for every rung, such as epochs=4")] = None,
@@ -56,9 +56,15 @@ def main(
     refined = [] if encoder is None else [f"encoder={encoder}"]
     for number in seed or [0, 1, 2]:
         for name in trainings(definition(ladder)):
-            asked = not rung or any(key.startswith(tuple(rung)) for key in test_rungs(definition(ladder), name))
-            if asked:
+            if asked(rung or [""], definition(ladder), name):
                 Run(ladder, name, spectrum, number).finish(root, [*refined, *(override or [])], work, keep)
+
+
+def asked(starts: list[str], ladder: dict[str, Any], trained: str) -> bool:
+    """Tell whether a training, or one of its tests, is named; a start that is a whole name means that rung alone."""
+    whole = ladder["rungs"].keys()
+    names = test_rungs(ladder, trained)
+    return any(name == start if start in whole else name.startswith(start) for start in starts for name in names)
 
 
 def definition(ladder: str) -> dict[str, Any]:
