@@ -1,7 +1,7 @@
 """NFormer's forward: seconds and peak memory against the number of features, sparse and as published (N x N).
 
 python benchmarks/nformer.py                                     # up to 20,000; draws docs/images/nformer_*.png
-python benchmarks/nformer.py --sizes 200000 --threads 2
+python benchmarks/nformer.py --sizes 200000 --repeats 1
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def _draw_edges(axes: Axes, place: np.ndarray, pairs: list[tuple[int, int]], pid
         axes.plot(*place[[i, j]].T, color=color, alpha=alpha, linewidth=0.9)
 
 
-def run(n: int, form: str, threads: int) -> tuple[float, float, np.ndarray]:
-    """Return the best seconds of two forwards of n features, the megabytes of the first and its result."""
+def run(n: int, form: str, threads: int, repeats: int) -> tuple[float, float, np.ndarray]:
+    """Return the best seconds of some forwards of n features, the megabytes of the first and its result."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     module, x = NeighborTransformer().eval(), torch.randn(n, 256)
@@ -107,7 +107,7 @@ def run(n: int, form: str, threads: int) -> tuple[float, float, np.ndarray]:
     with torch.inference_mode():
         module(x[:256])
         seconds, memory, result = measure(
-            lambda: dense(module, x, landmarks) if form == "published" else module(x, landmarks), 2
+            lambda: dense(module, x, landmarks) if form == "published" else module(x, landmarks), repeats
         )
     return seconds, memory, result.numpy()
 
@@ -116,15 +116,16 @@ def main(
     sizes: Annotated[list[int] | None, typer.Option(help="numbers of features; default: 1,024 to 20,000")] = None,
     largest_dense: Annotated[int, typer.Option(help="largest N of the published form")] = 4096,
     threads: Annotated[int, typer.Option(help="of torch")] = 2,
+    repeats: Annotated[int, typer.Option(help="forwards, the best of which counts")] = 2,
 ) -> None:
     """Print the table; with the default sizes also draw the figures. Every row is a process of its own."""
     print_header()
-    print(f"256 dimensions, 4 layers, 2 heads, 5 landmarks, k = 20, {threads} threads, best of 2")
+    print(f"256 dimensions, 4 layers, 2 heads, 5 landmarks, k = 20, {threads} threads, best of {repeats}")
     rows: dict[str, list[tuple[int, float, float]]] = {"sparse": [], "published": []}
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
         for n in sizes or SIZES:
             forms = ["published", "sparse"] if n <= largest_dense else ["sparse"]
-            results = {form: pool.submit(run, n, form, threads).result() for form in forms}
+            results = {form: pool.submit(run, n, form, threads, repeats).result() for form in forms}
             for form, (seconds, memory, _) in results.items():
                 plain = results["published"][0] if "published" in results else None
                 print_row(f"N = {n:,}, {form}", seconds, memory, plain)
