@@ -44,15 +44,19 @@ class Line(NamedTuple):
         return bool(self.rung == definition(self.ladder)["whole"])
 
 
-BASELINE = Line("agw", "baseline (two-stream, ID + batch-hard triplet)")
-ISOLATED = Line("nformer", "NFormer, isolated queries (not transductive)")
-TITLES = {BASELINE: "two-stream baseline", ISOLATED: "NFormer over MAUM, each query by itself"}
+ISOLATED = "NFormer, isolated queries (not transductive)"
+TITLES = {
+    Line("agw", "baseline (two-stream, ID + batch-hard triplet)"): "two-stream baseline",
+    Line("agw", "AGW, started from vireid-lite0"): "AGW, started from vireid-lite0",
+    Line("nformer", ISOLATED): "NFormer over MAUM, each query by itself",
+    Line("vireid_best_refined", ISOLATED): "vireid_best refined, each query by itself",
+}
 
 
 def contenders(ladders: list[str] | tuple[str, ...]) -> list[Line]:
     """Return the lines of the comparison that belong to some ladders."""
-    extra = [line for line in (BASELINE, ISOLATED) if line.ladder in ladders]
-    return [*(Line(name, definition(name)["whole"]) for name in ladders), *extra]
+    wholes = (Line(name, definition(name)["whole"]) for name in ladders)
+    return [*wholes, *(line for line in TITLES if line.ladder in ladders)]
 
 
 def write() -> None:
