@@ -133,10 +133,8 @@ class HiCMD(Method):
         self.alpha = nn.Parameter(torch.tensor(0.5))
         wide, dim = trunk.channels[STAGES.index("layer3")] + trunk.dim // 2, options.embedding_dim
         linear, norm = nn.Linear(wide, dim), nn.BatchNorm1d(dim)
-        self.metric, self.classifier = (
-            nn.Linear(dim, options.metric_dim),
-            IdentityClassifier(dim, num_classes, bias=True),
-        )
+        self.metric = nn.Linear(dim, options.metric_dim)
+        self.classifier = IdentityClassifier(dim, num_classes, bias=True)
         for layer in (linear, self.metric):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out")
             nn.init.zeros_(layer.bias)
