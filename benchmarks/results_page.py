@@ -48,6 +48,7 @@ ISOLATED = "NFormer, isolated queries (not transductive)"
 TITLES = {
     Line("agw", "baseline (two-stream, ID + batch-hard triplet)"): "two-stream baseline",
     Line("agw", "AGW, started from vireid-lite0"): "AGW, started from vireid-lite0",
+    Line("vireid_best", "+ MAUM's memories, started from vireid-lite0"): "vireid_best, started from vireid-lite0",
     Line("nformer", ISOLATED): "NFormer over MAUM, each query by itself",
     Line("vireid_best_refined", ISOLATED): "vireid_best refined, each query by itself",
 }
