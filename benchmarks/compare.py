@@ -25,7 +25,7 @@ import typer
 from rich.console import Console
 
 import results_page
-from ladder import Run, definition, test_rungs, trainings
+from ladder import Run, definition, trained
 from results_page import COST, LADDERS, SPECTRA, contenders
 from vireid import training
 from vireid.data.datamodule import ImageBatches, image_source
@@ -56,22 +56,7 @@ def run(
         for light in spectrum or SPECTRA:
             for ladder, rung in contenders(method or LADDERS):
                 one = Run(ladder, trained(ladder, rung), light, number)
-                one.finish(root, [*refined(one, work), *(override or [])], work, keep=True)
-
-
-def refined(run: Run, work: Path) -> list[str]:
-    """Return the override that names a refiner's encoder, the run of another ladder's whole method."""
-    encoder = definition(run.ladder).get("encoder")
-    if encoder is None:
-        return []
-    whole = definition(encoder)["whole"]
-    return [f"encoder={run._replace(ladder=encoder, rung=trained(encoder, whole)).folder(work)}"]
-
-
-def trained(ladder: str, rung: str) -> str:
-    """Return the rung whose training gives this one's result."""
-    rungs = definition(ladder)
-    return next(name for name in trainings(rungs) if rung in test_rungs(rungs, name))
+                one.finish(root, override or [], work, keep=True)
 
 
 @app.command()

@@ -4,11 +4,11 @@
     python benchmarks/ladder.py agw --root data/synthetic-v1 --rung baseline --rung "AGW (all" --seed 0 --seed 1
     python benchmarks/compare.py write                              # docs/results.md from benchmarks/results/*.json
 
-A ladder is a YAML file in benchmarks/ladders: a recipe, the ladder of a refiner's encoder, which rung is the whole
-method, and for each rung the `--set` overrides that make it; a rung `{of: RUNG, …}` is the training of another rung,
-tested otherwise: the rest are fields of `EvaluateRequest`, or `unrefined: true` for a refiner's encoder. A run that has
-its JSON is skipped, one that was interrupted is resumed, one that another process is at is left to it: the script can
-be started again at any time, and several times side by side.
+A ladder is a YAML file in benchmarks/ladders: a recipe, the ladder whose run (kept by --keep) is a refiner's encoder,
+which rung is the whole method, and for each rung the `--set` overrides that make it; a rung `{of: RUNG, …}` is the
+training of another rung, tested otherwise: the rest are fields of `EvaluateRequest`, or `unrefined: true` for a
+refiner's encoder. A run that has its JSON is skipped, one that was interrupted is resumed, one that another process is
+at is left to it: the script can be started again at any time, and several times side by side.
 """
 
 from __future__ import annotations
@@ -47,17 +47,15 @@ def main(
     spectrum: Annotated[str, typer.Option(help="nir or lwir")] = "nir",
     rung: Annotated[list[str] | None, typer.Option(help="a rung, or the start of several names")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="default: 0, 1, 2")] = None,
-    encoder: Annotated[Path | None, typer.Option(help="run or bundle that a refiner is trained on")] = None,
     override: Annotated[list[str] | None, typer.Option("--set", help="for every rung, such as epochs=4")] = None,
     work: Annotated[Path, typer.Option(help="folder of the runs")] = Path("runs/ladders"),
     keep: Annotated[bool, typer.Option(help="keep the runs and their bundles")] = False,
 ) -> None:
     """Train and evaluate the rungs of one ladder."""
-    refined = [] if encoder is None else [f"encoder={encoder}"]
     for number in seed or [0, 1, 2]:
         for name in trainings(definition(ladder)):
             if asked(rung or [""], definition(ladder), name):
-                Run(ladder, name, spectrum, number).finish(root, [*refined, *(override or [])], work, keep)
+                Run(ladder, name, spectrum, number).finish(root, override or [], work, keep)
 
 
 def asked(starts: list[str], ladder: dict[str, Any], trained: str) -> bool:
@@ -91,7 +89,8 @@ class Run(NamedTuple):
                 return
             if not (folder / "recipe.yaml").exists():
                 fixed = [f"data.root={root}", f"data.options.spectrum={self.spectrum}", f"seed={self.seed}"]
-                changed = [*fixed, "validation.every=0", *trainings(rungs)[self.rung], *overrides]
+                changed = [*fixed, "validation.every=0", *self.encoder(work), *trainings(rungs)[self.rung]]
+                changed += overrides
                 training.train(load_recipe(packaged_recipe(rungs["recipe"], "synthetic"), changed), folder)
             else:
                 training.resume(folder)
@@ -100,6 +99,14 @@ class Run(NamedTuple):
                 write_text(files[key], json.dumps({**entry, "rung": key, **score(folder, more)}, indent=1) + "\n")
             if not keep:
                 shutil.rmtree(folder)
+
+    def encoder(self, work: Path) -> list[str]:
+        """Return the override that names a refiner's encoder, the run of another ladder's whole method."""
+        ladder = definition(self.ladder).get("encoder")
+        if ladder is None:
+            return []
+        whole = self._replace(ladder=ladder, rung=trained(ladder, definition(ladder)["whole"]))
+        return [f"encoder={whole.folder(work)}"]
 
     def folder(self, work: Path) -> Path:
         """Where the run lies."""
@@ -122,6 +129,12 @@ def claimed(file: Path) -> Iterator[bool]:
 def trainings(ladder: dict[str, Any]) -> dict[str, list[str]]:
     """Return the overrides of the rungs that are trained."""
     return {name: rung for name, rung in ladder["rungs"].items() if isinstance(rung, list)}
+
+
+def trained(ladder: str, rung: str) -> str:
+    """Return the rung whose training gives this one's result."""
+    rungs = definition(ladder)
+    return next(name for name in trainings(rungs) if rung in test_rungs(rungs, name))
 
 
 def test_rungs(ladder: dict[str, Any], trained: str) -> dict[str, dict[str, Any]]:

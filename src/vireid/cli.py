@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vireid import __version__, cli_export, cli_gallery, cli_import, cli_ingest, cli_plots, cli_serve
-from vireid.cli_figure import figure_option
+from vireid.cli_options import DataOption, Root, figure_option
 from vireid.errors import InputError
 from vireid.files import explain
 from vireid.progress import progress_bar
@@ -27,8 +27,6 @@ app.add_typer(data_app, name="data")
 
 console = Console(stderr=False)
 
-Root = Annotated[Path | None, typer.Option("--root", help="folder of the data set, as distributed")]
-DataOption = Annotated[str, typer.Option("--data", help="data set: see `vireid data list`")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="key=value, such as backbone.weights=none")]
 
 

@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from vireid.cli_confirm import confirm, confirmations, reject
-from vireid.cli_figure import figure_option
 from vireid.cli_guard import Case, GalleryOption, Purpose, audit_app, cameras_app, keys_app, use_of
+from vireid.cli_options import figure_option
 from vireid.errors import InputError
 from vireid.files import write_text
 from vireid.options import checked

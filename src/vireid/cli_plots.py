@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from vireid.cli_figure import figure_option
+from vireid.cli_options import DataOption, Root, figure_option
 
 console = Console()
 plots_app = typer.Typer(help="Draw what a model does.", no_args_is_help=True)
@@ -24,8 +24,8 @@ def plots_swap(
     bundle: Annotated[Path, typer.Argument(help="bundle of method hicmd")],
     visible: Annotated[list[Path] | None, typer.Argument(help="visible images")] = None,
     infrared: Annotated[list[Path] | None, typer.Option(help="infrared image; may be repeated")] = None,
-    data: Annotated[str, typer.Option("--data", help="data set: see `vireid data list`")] = "synthetic",
-    root: Annotated[Path | None, typer.Option("--root", help="folder of the data set, as distributed")] = None,
+    data: DataOption = "synthetic",
+    root: Root = None,
     people: Annotated[int, typer.Option(min=1, help="people drawn from the data set at --root")] = 4,
     seed: Annotated[int, typer.Option(help="of the draw")] = 0,
     out: Annotated[Path, figure_option(".png or .svg", "--out")] = Path("swap.png"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
 
 import torch
@@ -33,6 +34,11 @@ class ParameterGroup:
     params: list[nn.Parameter]
     optimizer: str = "main"
     clip: float | None = None
+
+    def without(self, params: Iterable[nn.Parameter]) -> ParameterGroup:
+        """Return the group without some parameters."""
+        gone = {id(p) for p in params}
+        return replace(self, params=[p for p in self.params if id(p) not in gone])
 
 
 class Method(nn.Module):
@@ -86,9 +92,8 @@ class Method(nn.Module):
     def parameter_groups(self) -> list[ParameterGroup]:
         """Split the parameters; by default `backbone` (the module `network`) and `head` (the rest)."""
         trunk = [p for name, p in self.named_parameters() if name.startswith("network.")]
-        inside = {id(p) for p in trunk}
-        head = [p for p in self.parameters() if id(p) not in inside]
-        return [ParameterGroup("backbone", trunk), ParameterGroup("head", head)]
+        head = ParameterGroup("head", list(self.parameters())).without(trunk)
+        return [ParameterGroup("backbone", trunk), head]
 
     def on_epoch_start(self, epoch: int) -> None:
         """Prepare for an epoch (0-based): warm-ups, memory banks."""

@@ -142,9 +142,8 @@ class CMTR(Method):
         parts = (self.network.stem, self.network.embed, self.network.blocks)
         trunk = [p for part in parts for p in part.parameters()]
         tokens = [p for p in (self.network.cls_token, self.network.pos_embed, self.embedding) if p is not None]
-        taken = {id(p) for p in (*trunk, *tokens)}
-        head = [p for p in self.parameters() if id(p) not in taken]
-        return [ParameterGroup("backbone", trunk), ParameterGroup("tokens", tokens), ParameterGroup("head", head)]
+        head = ParameterGroup("head", list(self.parameters())).without([*trunk, *tokens])
+        return [ParameterGroup("backbone", trunk), ParameterGroup("tokens", tokens), head]
 
     def on_epoch_start(self, epoch: int) -> None:
         """Count the epochs for `mae_warmup`."""

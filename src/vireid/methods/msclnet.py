@@ -12,7 +12,6 @@ several printed equations have no minimum: the bounded form is the default, the 
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -173,9 +172,7 @@ class MSCLNet(AGWNetwork):
         """`backbone` (trunk, stems, attention), `fusion`, whose gradient is clipped, and `head` (the rest)."""
         backbone, rest = Method.parameter_groups(self)
         fusion = list(self.fusion.parameters())
-        inside = {id(p) for p in fusion}
-        head = replace(rest, params=[p for p in rest.params if id(p) not in inside])
-        return [backbone, ParameterGroup("fusion", fusion, clip=self.options.fusion.clip), head]
+        return [backbone, ParameterGroup("fusion", fusion, clip=self.options.fusion.clip), rest.without(fusion)]
 
     def statistics(self) -> dict[str, Tensor]:
         """Return the mean divergence of the last step's pairs, without the cap, and the share beyond it."""

@@ -279,9 +279,7 @@ class SPOT(Method):
         """`backbone`, `tpi` (the part transformer, which may want a lower rate) and `head` (the rest)."""
         backbone, head = super().parameter_groups()
         own = [] if self.tpi is None else list(self.tpi.parameters())
-        inside = {id(p) for p in own}
-        rest = [p for p in head.params if id(p) not in inside]
-        return [backbone, ParameterGroup("head", rest), ParameterGroup("tpi", own)]
+        return [backbone, head.without(own), ParameterGroup("tpi", own)]
 
     def training_only(self) -> tuple[str, ...]:
         """The classifiers are not needed to search."""

@@ -42,12 +42,11 @@ def split_classifiers(method: Method) -> list[ParameterGroup]:
     gradients in between, SGD does not, so a recipe may want another optimiser there.
     """
     kinds = (IdentityClassifier, StripeClassifier)
-    rows = {id(p) for module in method.modules() if isinstance(module, kinds) for p in module.parameters()}
+    rows = [p for module in method.modules() if isinstance(module, kinds) for p in module.parameters()]
     groups = []
     for group in method.parameter_groups():
-        groups.append(replace(group, params=[p for p in group.params if id(p) not in rows]))
-        classifiers = [p for p in group.params if id(p) in rows]
-        groups.append(ParameterGroup("classifier", classifiers, group.optimizer))
+        rest = group.without(rows)
+        groups += [rest, ParameterGroup("classifier", group.without(rest.params).params, group.optimizer)]
     return groups
 
 

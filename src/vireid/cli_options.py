@@ -1,13 +1,16 @@
-"""The option that names the file of a figure."""
+"""Options that several commands have."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from vireid.errors import InputError
+
+Root = Annotated[Path | None, typer.Option("--root", help="folder of the data set, as distributed")]
+DataOption = Annotated[str, typer.Option("--data", help="data set: see `vireid data list`")]
 
 
 def figure_option(help: str, *names: str) -> Any:
