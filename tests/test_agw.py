@@ -55,6 +55,8 @@ def test_gradient_routes():
     batch = make_batch()
     terms = agw.losses(batch)
     assert set(terms) == {"id", "triplet"}
+    gap = agw.statistics()
+    assert gap["positive"] > 0 < gap["negative"]
     terms["triplet"].backward(retain_graph=True)
     assert agw.head.neck.weight.grad is None
     assert agw.head.classifier.weight.grad is None

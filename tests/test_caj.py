@@ -202,16 +202,28 @@ class Corner(Method):
     def features(self, images, modality):
         left, right = images.mean((1, 2)).chunk(2, dim=1)
         bright = (left.sum(1) > right.sum(1))[:, None]
-        return {"global": torch.where(bright, torch.tensor([1.0, 0]), torch.tensor([0.6, 0.8]))}
+        unit = torch.where(bright, torch.tensor([1.0, 0]), torch.tensor([0.6, 0.8]))
+        return {"global": unit, "stripes": 5 * unit[:, None]}
 
 
-def test_flip_fusion_is_the_mean_direction():
+def test_flip_fusion_is_the_mean_direction_of_vectors_and_the_mean_of_stripes():
     batch = uint8_batch()
     batch.images[:] = 0
     batch.images[0, ..., 0] = 200
-    features = Embedder(Corner(0, None, None), (32, 16)).features(batch, flip=True)["global"]
-    assert features[0].tolist() == pytest.approx([0.894427, 0.447214], abs=1e-6)
-    assert features[1].tolist() == pytest.approx([0.6, 0.8], abs=1e-6)
+    features = Embedder(Corner(0, None, None), (32, 16)).features(batch, flip=True)
+    assert features["global"][0].tolist() == pytest.approx([0.894427, 0.447214], abs=1e-6)
+    assert features["global"][1].tolist() == pytest.approx([0.6, 0.8], abs=1e-6)
+    assert features["stripes"][:2, 0].flatten().tolist() == pytest.approx([4, 2, 3, 4])
+
+
+def test_the_clamp_is_of_squares_only():
+    gaps = torch.tensor([20.0, -20.0, 1.0])
+    for options, expected in (
+        ({}, [True, True, False]),
+        ({"square": False}, [False] * 3),
+        ({"clamp": None}, [False] * 3),
+    ):
+        assert EnhancedSquaredDifference(**options).clamped(gaps).tolist() == expected
 
 
 def test_schedule_and_views_of_the_published_recipe():

@@ -320,7 +320,12 @@ def test_train_evaluate_and_load(tiny_recipe, tmp_path):
     assert 0 < joint["mAP"] <= 1
     changed = ["evaluate", str(out), "--json", str(scores), "--set"]
     command(*changed, "test_distance=global")
-    assert json.loads(scores.read_text())["mAP"] != joint["mAP"]
+    other = json.loads(scores.read_text())
+    assert other["mAP"] != joint["mAP"]
+    assert [(s["options"], s["distance"]) for s in (joint, other)] == [
+        ({}, "method"),
+        ({"test_distance": "global"}, "method"),
+    ]
     misfit = CliRunner().invoke(app, [*changed, "stripe_dim=8"])
     assert isinstance(misfit.exception, InputError)
     assert "with stripe_dim changed" in str(misfit.exception)

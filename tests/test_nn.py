@@ -53,7 +53,9 @@ def test_non_local_scalar_case_and_product_orders():
     assert torch.allclose(aggregate(*wide)[:, :5], 2 * expected)
 
 
-@pytest.mark.parametrize(("name", "dim"), [("resnet18", 512), ("tf_efficientnet_lite0", 1280)])
+@pytest.mark.parametrize(
+    ("name", "dim"), [("resnet18", 512), ("resnet10t", 512), ("resnetblur18", 512), ("tf_efficientnet_lite0", 1280)]
+)
 def test_backbone_keeps_stride_16(name, dim):
     backbone = build_backbone(BackboneOptions(name=name, weights="none"))
     assert backbone.dim == dim
@@ -84,7 +86,8 @@ def test_one_modality_leaves_the_other_stem_alone():
     ("options", "sentence"),
     [
         ({"name": "no_such_net", "weights": "none"}, "timm knows no such model"),
-        ({"name": "vgg11", "weights": "none"}, "choose a timm ResNet or EfficientNet"),
+        ({"name": "vgg11", "weights": "none"}, "choose a timm ResNet, or an EfficientNet"),
+        ({"name": "tf_efficientnetv2_b0", "weights": "none"}, "an EfficientNet of seven stages"),
         ({"weights": "/nowhere/weights.pth"}, "no such file"),
     ],
 )

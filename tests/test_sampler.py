@@ -85,3 +85,11 @@ def test_unequal_counts(seed, visible, infrared, identities):
 def test_sampling_errors(sampling, world_size, sentence):
     with pytest.raises(InputError, match=sentence):
         epoch_batches(*table(), sampling, seed=0, epoch=0, world_size=world_size)
+
+
+def test_a_modality_without_images_and_a_batch_without_images_are_named():
+    with pytest.raises(InputError, match=r"no visible image to train on: set sampling.visible=0, sampling.kind=single"):
+        epoch_batches(*table(visible=0), Sampling(), seed=0, epoch=0)
+    for wrong in ({"visible": 0, "infrared": 0}, {"kind": "single", "visible": 0}):
+        with pytest.raises(ValueError, match="a batch holds no image"):
+            Sampling(**wrong)

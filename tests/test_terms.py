@@ -48,6 +48,16 @@ def test_terms_are_checked_and_resolved_in_recipes():
 
 
 @pytest.mark.parametrize(
+    ("recipe", "place"),
+    [({"method": "agw", "terms": {"memory": {}}}, "terms.memory"), ({"method": "maum"}, "options.memory")],
+)
+def test_memories_must_start_within_the_training(recipe, place):
+    with pytest.raises(InputError, match=f"{place}.stage1_epochs=20 leaves the memories empty in all epochs=20"):
+        load_recipe(recipe, ["epochs=20"])
+    assert load_recipe(recipe, ["epochs=20", f"{place}.weight=0"])
+
+
+@pytest.mark.parametrize(
     ("method", "terms", "sentence"),
     [
         ("maum", {"memory": {}}, r"method maum takes no extra loss terms \(memory\): drop terms or use agw, caj"),

@@ -17,6 +17,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from vireid.errors import InputError
 from vireid.methods import build
 from vireid.methods.agw import AGW
+from vireid.nn.backbone import LITE0
 from vireid.recipe import OptimizerOptions, Recipe, Schedule, load_recipe, packaged_recipe, save_recipe
 from vireid.records import LabelMap
 from vireid.training import resume, train
@@ -188,6 +189,7 @@ def test_every_shipped_recipe_is_valid():
     assert recipes
     for path in recipes:
         recipe = load_recipe(path)
+        assert recipe.backbone.name == LITE0 or "." in recipe.backbone.name  # timm's tag says which weights
         backbone = {"name": "resnet18", "weights": "none"}
         options = recipe.options.model_dump()
         method = build(recipe.method, num_classes=3, backbone=backbone, terms=recipe.terms, **options)

@@ -130,8 +130,8 @@ class Embedder:
     def features(self, batch: Batch, flip: bool = False) -> Features:
         """Return the method's features of a uint8 batch (N, 3, H, W), on the method's device.
 
-        With `flip`, each feature is the renormalised mean of the unit features of the image and its mirror image
-        (CAJ, section 6 of its test script).
+        With `flip`, each vector is the renormalised mean of the unit vectors of the image and its mirror image, as
+        in CAJ's test script; maps and stripes, which are no unit vectors, are averaged as they are.
         """
         images = self._normalize(batch.images.to(self.device))
         modality = batch.modality.to(self.device)
@@ -140,7 +140,7 @@ class Embedder:
             return features
         points = None if batch.keypoints is None else flip_keypoints(batch.keypoints, images.shape[3])
         mirrored = self._forward(images.flip(3), modality, points)
-        return {name: _mean_direction(value, mirrored[name]) for name, value in features.items()}
+        return {name: _mean(value, mirrored[name]) for name, value in features.items()}
 
     def _warn(self, notice: str | None) -> None:
         if notice is not None:
@@ -175,8 +175,8 @@ def pose_notice(method: Method, keypoints: NDArray[np.float32] | None, count: in
     return f"{count - posed} of {count} images have no keypoints and get a standing template: find them by vireid pose"
 
 
-def _mean_direction(a: Tensor, b: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(a + b, dim=-1)
+def _mean(a: Tensor, b: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(a + b, dim=-1) if a.ndim == 2 else (a + b) / 2
 
 
 def _batch(pixels: NDArray[np.uint8], modality: Modality) -> Batch:

@@ -13,6 +13,7 @@ from vireid.data.augment import Augment
 from vireid.data.sampler import Sampling
 from vireid.data.sequences import Sequences
 from vireid.errors import InputError
+from vireid.losses.memory import MemoryOptions
 from vireid.methods import parse_options, parse_terms
 from vireid.nn import BackboneOptions
 from vireid.options import Options, checked, setting
@@ -44,6 +45,7 @@ class OptimizerOptions(Options):
     takes: tuple[str, ...] = Field((), description="parameter groups that the method gives to another optimiser")
     lr_scale: dict[str, float] = Field(default_factory=dict, description="factor on lr by parameter group")
     weight_decay_scale: dict[str, float] = Field(default_factory=dict, description="factor by parameter group")
+    bias_lr_scale: float = Field(1.0, gt=0, description="further factor on the lr of biases")
     scheduled: bool = Field(True, description="false keeps lr constant")
 
 
@@ -82,6 +84,7 @@ class Validation(Options):
     protocol: str | None = Field(None, description="preset name; default: the data set's first")
     feature: str = "global"
     flip: bool = Field(False, description="average the features of an image and its mirror image")
+    select: Literal["rank1", "mAP", "mINP"] = Field("mAP", description="the metric that chooses the best bundle")
 
 
 class Recipe(Options):
@@ -118,6 +121,16 @@ class Recipe(Options):
         options = parse_options(method, _plain(values.get("options")))
         terms = {name: _plain(term) for name, term in (values.get("terms") or {}).items()}
         return {**values, "options": options, "terms": parse_terms(method, terms)}
+
+    @model_validator(mode="after")
+    def _memories_start(self) -> Recipe:
+        places = {f"terms.{name}": term for name, term in self.terms.items()}
+        places["options.memory"] = getattr(self.options, "memory", None)
+        for place, memory in places.items():
+            if isinstance(memory, MemoryOptions) and memory.weight and memory.stage1_epochs >= self.epochs:
+                empty = f"{place}.stage1_epochs={memory.stage1_epochs} leaves the memories empty"
+                raise ValueError(f"{empty} in all epochs={self.epochs}: set it lower, or {place}.weight=0")
+        return self
 
 
 def _plain(options: Options | dict[str, Any] | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vireid.errors import InputError
 from vireid.options import Options
@@ -28,6 +28,12 @@ class Sampling(Options):
     visible: int = Field(4, ge=0, description="images an identity; the K of `single`")
     infrared: int = Field(4, ge=0, description="images an identity")
     steps: int | None = Field(None, gt=0, description="batches an epoch; default: what the papers use")
+
+    @model_validator(mode="after")
+    def _draws_images(self) -> Sampling:
+        if not self.visible and (self.kind == "single" or not self.infrared):
+            raise ValueError("a batch holds no image: set sampling.visible (the K of kind=single) to 1 or more")
+        return self
 
 
 def epoch_batches(
@@ -77,6 +83,9 @@ def _cross_batches(
     labels: Indices, modality: Indices, sampling: Sampling, rng: np.random.Generator
 ) -> list[list[Indices]]:
     wanted = [(m, k) for m, k in ((Modality.VISIBLE, sampling.visible), (Modality.INFRARED, sampling.infrared)) if k]
+    for m, _ in wanted:
+        if not (modality == m).any():
+            raise InputError(f"no {m} image to train on: set sampling.{m}=0, sampling.kind=single, or add images")
     tables = [(_rows_by_label(labels, modality == m), k) for m, k in wanted]
     usable = np.flatnonzero(np.all([counts > 0 for (_, _, counts), _ in tables], axis=0))
     _require_identities(len(usable), sampling.identities, "images in every sampled modality")

@@ -80,7 +80,8 @@ def open_model(
     how = RefineOptions.parse(request.refine_set)
     refinement = None if refiner is None else Refinement.open(refiner, encoder, how)
     table = FeatureTable.extract(embedder, records.where(split=splits), flip=request.flip, progress=progress)
-    return embedder, replace(table, refinement=refinement), protocols
+    stamp = {**table.stamp, "options": changed}
+    return embedder, replace(table, refinement=refinement, stamp=stamp), protocols
 
 
 def _score(request: EvaluateRequest, table: FeatureTable, protocols: list[Protocol]) -> list[Evaluation]:

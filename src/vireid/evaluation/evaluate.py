@@ -105,8 +105,8 @@ class FeatureTable:
         Args:
             protocol: the rules.
             feature: which of the method's vectors; the method's own distance is used with `global`.
-            rerank: `k-reciprocal` or None. Its result depends on all queries together (transductive), and so does that
-                of a joint refinement, which is made once a trial.
+            rerank: `k-reciprocal`, on cosines, or None. Its result depends on all queries together (transductive), and
+                so does that of a joint refinement, which is made once a trial.
             roc: also measure verification on the pairs of the first trial.
 
         Raises:
@@ -122,7 +122,7 @@ class FeatureTable:
                 return k_reciprocal_rerank(left["global"].numpy(), right["global"].numpy()).__getitem__
             if self.refinement is None:
                 return _blocks(self.distance, left, right)
-            if self.refinement.options.mode != "local":
+            if self._refines_features:
                 return _blocks(cosine_distance, left, right)
             vectors, kinds = (left["global"], right["global"]), self._modalities(query, gallery)
             return self.refinement.rerank(_blocks(self.distance, left, right), *vectors, *kinds)
@@ -134,6 +134,7 @@ class FeatureTable:
             "splits": sorted(set(self.records.split.tolist())),
             "label_map": LabelMap.of(self.records.pid).digest,
             "feature": feature,
+            "distance": "cosine" if rerank or self._refines_features else "method",
             "rerank": rerank,
             "refine": None if self.refinement is None else self.refinement.stamp(),
             "transductive": rerank is not None or (self.refinement is not None and self.refinement.transductive),
@@ -146,10 +147,15 @@ class FeatureTable:
     def sides(self, features: Features, query: Index, gallery: Index) -> tuple[Features, Features]:
         """Return the features of a trial's queries and gallery, refined where the table is."""
         left, right = _rows(features, query), _rows(features, gallery)
-        if self.refinement is None or self.refinement.options.mode == "local":
+        if self.refinement is None or not self._refines_features:
             return left, right
         refined = self.refinement.refine(left["global"], right["global"], *self._modalities(query, gallery))
         return {"global": refined[0]}, {"global": refined[1]}
+
+    @property
+    def _refines_features(self) -> bool:
+        """Whether the features themselves are refined, not a list that the method's own distance made."""
+        return self.refinement is not None and self.refinement.options.mode != "local"
 
     def _check(self, feature: str, rerank: str | None, roc: bool) -> None:
         if rerank not in (None, "k-reciprocal"):

@@ -72,10 +72,11 @@ def _caption(result: Evaluation) -> str:
     stamp: dict[str, Any] = result.stamp
     trials = len(result.summary.trials)
     refined = f", refined {stamp['refine']['mode']}" if stamp["refine"] else ""
+    changed = "".join(f", {name}={value}" for name, value in stamp.get("options", {}).items())
     return (
-        f"percent, {trials} trial{'s' if trials > 1 else ''}; feature {stamp['feature']}, flip {stamp['flip']}, "
-        f"re-ranking {stamp['rerank'] or 'none'}{refined}{', transductive' if stamp['transductive'] else ''}, "
-        f"checkpoint {stamp['checkpoint']}; valid/all queries"
+        f"percent, {trials} trial{'s' if trials > 1 else ''}; feature {stamp['feature']}{changed}, "
+        f"flip {stamp['flip']}, re-ranking {stamp['rerank'] or 'none'}{refined}"
+        f"{', transductive' if stamp['transductive'] else ''}, checkpoint {stamp['checkpoint']}; valid/all queries"
     )
 
 

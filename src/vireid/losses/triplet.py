@@ -16,10 +16,11 @@ WeightForm = Literal["reference", "softmax", "exact"]
 
 @over_ranks
 @full_precision
-def batch_hard_triplet(features: Tensor, pids: Tensor, margin: float = 0.3) -> Tensor:
+def batch_hard_triplet(features: Tensor, pids: Tensor, margin: float | None = 0.3) -> Tensor:
     """Mean over anchors of `max(0, hardest positive - hardest negative + margin)`, Euclidean.
 
-    Anchors without a negative are skipped. Features (N, D) are not normalised.
+    A margin of None is soft, `softplus(hardest positive - hardest negative)` (Hermans et al., 2017). Anchors without a
+    negative are skipped. Features (N, D) are not normalised.
     """
     distances = pairwise_euclidean(features, features)
     same = pids[:, None] == pids
@@ -28,7 +29,8 @@ def batch_hard_triplet(features: Tensor, pids: Tensor, margin: float = 0.3) -> T
     valid = negative.isfinite()
     if not valid.any():
         return features.sum() * 0
-    return F.relu(positive[valid] - negative[valid] + margin).mean()
+    gap = positive[valid] - negative[valid]
+    return (F.softplus(gap) if margin is None else F.relu(gap + margin)).mean()
 
 
 @over_ranks
@@ -90,10 +92,16 @@ class WeightedRegularizedTriplet(nn.Module):
 
     def forward(self, features: Tensor, pids: Tensor) -> Tensor:
         """Return the loss; 0 with zero gradient when no anchor is valid."""
+        return self.penalty(*self.distances(features, pids))
+
+    def distances(self, features: Tensor, pids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return p and n of the valid anchors, (V,) each."""
         p, n, valid = weighted_distances(features, pids, self.form)
-        if not valid.any():
-            return features.sum() * 0
-        return F.softplus(p[valid] - n[valid]).mean()
+        return p[valid], n[valid]
+
+    def penalty(self, p: Tensor, n: Tensor) -> Tensor:
+        """Return the mean of `softplus(p - n)` over anchors (V,)."""
+        return F.softplus(p - n).mean() if len(p) else (p - n).sum()
 
 
 class EnhancedSquaredDifference(nn.Module):
@@ -139,8 +147,13 @@ class EnhancedSquaredDifference(nn.Module):
             return gap.sum()
         return F.softplus(self._phi(gap)).mean()
 
+    def clamped(self, gap: Tensor) -> Tensor:
+        """Return the mask of gaps (V,) beyond the clamp, which have no gradient."""
+        limit = torch.inf if self.clamp is None or not self.square else self.clamp
+        return self.gamma * gap.square() > limit
+
     def _phi(self, gap: Tensor) -> Tensor:
         if not self.square:
             return self.gamma * gap
-        magnitude = (self.gamma * gap.square()).clamp(max=torch.inf if self.clamp is None else self.clamp)
+        magnitude = torch.where(self.clamped(gap), self.clamp or 0.0, self.gamma * gap.square())
         return torch.where(gap > 0, magnitude, -magnitude)

@@ -107,19 +107,29 @@ class AGW(AGWNetwork):
         self.wrt = WeightedRegularizedTriplet(options.wrt)
         dim = self.embedding_dim
         self.center = CenterLoss(num_classes, dim, options.center_weight) if options.center_weight else None
+        self._distances: dict[str, Tensor] = {}
 
     def losses(self, batch: Batch, phase: str = "main") -> dict[str, Tensor]:
-        """L = L_id + L_wrt (+ the survey's centre loss), section 3 of the paper's supplement."""
+        """L = L_id + L_wrt (+ the survey's centre loss)."""
         f, g, logits = self(batch.images, batch.modality)
         terms = {
             "id": F.cross_entropy(logits, batch.pid, label_smoothing=self.options.label_smoothing),
-            "triplet": self.wrt(f, batch.pid)
-            if self.options.triplet == "wrt"
-            else batch_hard_triplet(f, batch.pid, self.options.margin),
+            "triplet": self._metric(f, batch.pid),
         }
         if self.center is not None:
             terms["center"] = self.center(f, batch.pid)
         return terms | self.term_losses(g, batch)
+
+    def statistics(self) -> dict[str, Tensor]:
+        """Return the mean weighted distances to positives and to negatives."""
+        return {**super().statistics(), **self._distances}
+
+    def _metric(self, f: Tensor, pid: Tensor) -> Tensor:
+        if self.options.triplet == "batch_hard":
+            return batch_hard_triplet(f, pid, self.options.margin)
+        p, n = self.wrt.distances(f, pid)
+        self._distances = {"positive": p.detach().mean(), "negative": n.detach().mean()} if len(p) else {}
+        return self.wrt.penalty(p, n)
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """The network's groups, and `centers` where there are any."""

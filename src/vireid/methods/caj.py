@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
@@ -63,12 +64,17 @@ class CAJ(AGWNetwork):
         """L = L_id + L_sq, over all three views; CAJ+ adds L_co."""
         f, g, logits = self(batch.images, batch.modality)
         terms = {"id": F.cross_entropy(logits, batch.pid), "triplet": self._metric(f, batch.pid)}
-        weak, strong, infrared = (logits[rows] for rows in views(batch))
+        weak, strong, infrared = views(batch)
         if self.options.consistency_weight:
-            terms["consistency"] = self.options.consistency_weight * self._consistency(weak, strong, infrared)
+            _require_pairs("consistency_weight", batch, weak, strong)
+            if self.options.co_target == "strong_all":
+                _require_pairs("co_target=strong_all", batch, infrared, strong)
+            consistency = self._consistency(logits[weak], logits[strong], logits[infrared])
+            terms["consistency"] = self.options.consistency_weight * consistency
         if self.options.kl_weight:
-            _require_pairs("kl_weight", weak, infrared)
-            terms["kl"] = self.options.kl_weight * distillation(weak, infrared, self.options.temperature)
+            _require_pairs("kl_weight", batch, weak, infrared)
+            kl = distillation(logits[weak], logits[infrared], self.options.temperature)
+            terms["kl"] = self.options.kl_weight * kl
         return terms | self.term_losses(g, batch)
 
     def on_epoch_start(self, epoch: int) -> None:
@@ -80,9 +86,8 @@ class CAJ(AGWNetwork):
         """Return the mean |mu| and the share of anchors beyond the clamp, which have no gradient."""
         if self._gap is None or not len(self._gap):
             return super().statistics()
-        size, limit = self._gap.abs(), self.options.clamp
-        clamped = self.options.gamma * size.square() > (float("inf") if limit is None else limit)
-        return {**super().statistics(), "gap": size.mean(), "clamped": clamped.float().mean()}
+        clamped = self.squared.clamped(self._gap).float().mean()
+        return {**super().statistics(), "gap": self._gap.abs().mean(), "clamped": clamped}
 
     def _metric(self, f: Tensor, pid: Tensor) -> Tensor:
         if self.epoch < self.options.wrt_epochs:
@@ -93,14 +98,10 @@ class CAJ(AGWNetwork):
 
     def _consistency(self, weak: Tensor, strong: Tensor, infrared: Tensor) -> Tensor:
         """L_co of CAJ+: H(weak <- strong), with H(infrared <- strong) in `strong_all`, or H(strong <- weak)."""
-        _require_pairs("consistency_weight", weak, strong)
         if self.options.co_target == "weak":
             return soft_cross_entropy(strong, weak)
         loss = soft_cross_entropy(weak, strong)
-        if self.options.co_target == "strong_all":
-            _require_pairs("co_target=strong_all", infrared, strong)
-            loss = loss + soft_cross_entropy(infrared, strong)
-        return loss
+        return loss + soft_cross_entropy(infrared, strong) if self.options.co_target == "strong_all" else loss
 
 
 def views(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -109,9 +110,10 @@ def views(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     return visible & (batch.view == 0), visible & (batch.view == 1), ~visible
 
 
-def _require_pairs(option: str, student: Tensor, target: Tensor) -> None:
-    if len(student) != len(target):
+def _require_pairs(option: str, batch: Batch, student: Tensor, target: Tensor) -> None:
+    left, right = batch.pid[student], batch.pid[target]
+    if not torch.equal(left, right):
         raise InputError(
-            f"options.{option} pairs {len(student)} rows of a batch with {len(target)} of another view: set "
-            "augment.visible_twin, and sampling.visible equal to sampling.infrared"
+            f"options.{option} pairs {len(left)} rows of a batch with {len(right)} of another view, person by person: "
+            "set augment.visible_twin, sampling.kind=cross, and sampling.visible equal to sampling.infrared"
         )

@@ -10,6 +10,7 @@ import timm
 import torch
 from pydantic import Field
 from safetensors.torch import load_file
+from timm.layers import BlurPool2d
 from timm.models.efficientnet import EfficientNet
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ CLASSIFIERS = ("fc.", "classifier.", "head.")
 class BackboneOptions(Options):
     """Which trunk, and where its weights come from."""
 
-    name: str = Field(LITE0, description="a timm ResNet or EfficientNet, such as resnet50")
+    name: str = Field(LITE0, description="a timm ResNet or EfficientNet, such as resnet50.tv_in1k")
     weights: str = Field(
         "imagenet", description="imagenet (packaged or from timm's hub), vireid-lite0, none, or a state-dict file"
     )
@@ -76,14 +77,18 @@ def build_backbone(options: BackboneOptions) -> Backbone:
     model = timm_model(options.model_copy(update={"weights": "none"}) if packaged else options)
     if isinstance(model, ResNet):
         stages = _resnet_stages(model, options.stem_relu)
-    elif isinstance(model, EfficientNet):
+    elif isinstance(model, EfficientNet) and len(model.blocks) == 7:
         stages = _efficientnet_stages(model)
     else:
-        raise InputError(f"backbone.name={options.name}: choose a timm ResNet or EfficientNet")
+        raise InputError(f"backbone.name={options.name}: choose a timm ResNet, or an EfficientNet of seven stages")
     if options.last_stride == 1:
         _remove_stride(stages[-1])
     config = model.default_cfg
-    backbone = Backbone(stages, config["mean"], config["std"])
+    try:
+        backbone = Backbone(stages, config["mean"], config["std"])
+    except RuntimeError as error:
+        reason = f"its stages do not fit together with last_stride={options.last_stride} ({_first_line(error)})"
+        raise InputError(f"backbone.name={options.name}: {reason}, set backbone.last_stride=2") from error
     if packaged:
         _load_packaged(backbone, options)
     return backbone
@@ -100,7 +105,7 @@ def timm_model(options: BackboneOptions, **arguments: Any) -> nn.Module:
         InputError: for an unknown architecture, or weights that cannot be had.
     """
     if not timm.is_model(options.name):
-        remedy = "see timm.list_models(), such as resnet50"
+        remedy = "see timm.list_models(), such as resnet50.tv_in1k"
         raise InputError(f"backbone.name={options.name}: timm knows no such model, {remedy}")
     pretrained = options.weights == "imagenet" and options.name != LITE0
     try:
@@ -143,9 +148,12 @@ def _output_channels(stages: list[nn.Sequential]) -> tuple[int, ...]:
 
 
 def _remove_stride(stage: nn.Module) -> None:
-    for module in stage.modules():
-        if isinstance(module, nn.Conv2d | nn.AvgPool2d) and module.stride in (2, (2, 2)):
+    for module in list(stage.modules()):
+        if isinstance(module, nn.Conv2d) and module.stride == (2, 2):
             module.stride = (1, 1)
+        for name, child in module.named_children():
+            if isinstance(child, nn.AvgPool2d | BlurPool2d):  # halves a map and does nothing else
+                setattr(module, name, nn.Identity())
 
 
 def _packaged_lite0(options: BackboneOptions) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from vireid.errors import InputError
+from vireid.nn.precision import widen
 
 
 def split_stripes(x: Tensor, stripes: int) -> Tensor:
@@ -37,19 +38,17 @@ class StripeLinear(nn.Module):
         dim, out_dim: widths.
         stripes: number of stripes.
         std: of the normal start of the weights; default: Kaiming, sqrt(2 / dim).
-        bias: add a bias, which starts at 0.
     """
 
-    def __init__(self, dim: int, out_dim: int, stripes: int, std: float | None = None, bias: bool = True) -> None:
+    def __init__(self, dim: int, out_dim: int, stripes: int, std: float | None = None) -> None:
         super().__init__()
         std = (2 / dim) ** 0.5 if std is None else std
         self.weight = nn.Parameter(torch.randn(stripes, out_dim, dim) * std)
-        self.bias = nn.Parameter(torch.zeros(stripes, out_dim)) if bias else None
+        self.bias = nn.Parameter(torch.zeros(stripes, out_dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map every stripe by its own weights."""
-        y = torch.bmm(x.transpose(0, 1), self.weight.transpose(1, 2)).transpose(0, 1)
-        return y if self.bias is None else y + self.bias
+        return torch.bmm(x.transpose(0, 1), self.weight.transpose(1, 2)).transpose(0, 1) + self.bias
 
 
 class StripeClassifier(StripeLinear):
@@ -105,5 +104,4 @@ class AlignedStripeHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the stripe features."""
         with torch.autocast(x.device.type, enabled=False):
-            x = x if x.dtype == torch.float64 else x.float()
-            return self.linear(split_stripes(self.norm(x).relu(), self.stripes).amax((3, 4)))
+            return self.linear(split_stripes(self.norm(widen(x)).relu(), self.stripes).amax((3, 4)))

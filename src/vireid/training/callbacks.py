@@ -23,9 +23,6 @@ from vireid.records import Records
 from vireid.training.module import TrainingModule
 from vireid.training.ranks import Ranks, average_statistics
 
-SELECT = "mAP"
-"""The validation metric that chooses the best bundle."""
-
 
 class LossBar(RichProgressBar):
     """A progress bar that shows each loss term to three digits."""
@@ -43,7 +40,7 @@ class LossBar(RichProgressBar):
 
 
 class Bundles(Callback):
-    """Evaluates every n epochs; writes `last` after each epoch and `best` by mAP.
+    """Evaluates every n epochs; writes `last` after each epoch and `best` by `validation.select`.
 
     All ranks embed, rank zero ranks and writes. The best value is part of the checkpoint, so a resumed run keeps its
     best bundle.
@@ -118,9 +115,10 @@ class Bundles(Callback):
 
     def _write(self, method: Method, epoch: int, metrics: dict[str, float]) -> None:
         card = self.card.model_copy(update={"epochs": epoch, "metrics": metrics})
-        if metrics and metrics[SELECT] > self.best.get(SELECT, -1.0):
+        select = self.recipe.validation.select
+        if metrics and metrics[select] > self.best.get(select, -1.0):
             self.best = metrics
-            chosen = card.model_copy(update={"selection": f"best {SELECT} on {self.split}"})
+            chosen = card.model_copy(update={"selection": f"best {select} on {self.split}"})
             save_bundle(self.run / "best.safetensors", method, chosen)
         save_bundle(self.run / "last.safetensors", method, card)
 
