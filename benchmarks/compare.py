@@ -5,9 +5,9 @@
     python benchmarks/compare.py cost --root data/synthetic-v1      # time of a training step and of an embedding
     python benchmarks/compare.py write                              # docs/results.md, its figure, the READMEs' table
 
-`run` trains the whole method of every ladder, encoders before what refines them; it can be started again at any time,
-and several times side by side. `write` takes its numbers from the files in benchmarks/results and from nothing
-else.
+`run` trains the whole method of every ladder that has no file in --results yet, which is what is published by default;
+it can be started again at any time, and several times side by side. `write` takes its numbers from the files in
+benchmarks/results and from nothing else.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import typer
 from rich.console import Console
 
 import results_page
-from ladder import Run, definition, trained
+from ladder import RESULTS, Results, Run, definition, trained
 from results_page import COST, LADDERS, SPECTRA, contenders
 from vireid import training
 from vireid.data.datamodule import ImageBatches, image_source
@@ -50,13 +50,14 @@ def run(
     seed: Annotated[list[int] | None, typer.Option(help="default: 0, 1, 2")] = None,
     override: Annotated[list[str] | None, typer.Option("--set", help="for every run, such as epochs=4")] = None,
     work: Annotated[Path, typer.Option(help="folder of the runs, which are kept")] = Path("runs/ladders"),
+    results: Results = RESULTS,
 ) -> None:
     """Train and evaluate what has no result yet."""
     for number in seed or [0, 1, 2]:
         for light in spectrum or SPECTRA:
             for ladder, rung in contenders(method or LADDERS):
                 one = Run(ladder, trained(ladder, rung), light, number)
-                one.finish(root, override or [], work, keep=True)
+                one.finish(root, override or [], work, results, keep=True)
 
 
 @app.command()

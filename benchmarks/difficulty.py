@@ -14,18 +14,17 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import torch
 import typer
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
+from imagenet import stripe_features
 from measure import print_header
 from vireid.data import open_dataset
 from vireid.data.images import DecodedImages
 from vireid.evaluation import PRESETS, evaluate_features
-from vireid.nn import BackboneOptions, build_backbone
 from vireid.records import Modality, Records
 from vireid.synth import Difficulty, write_dataset
 
@@ -38,15 +37,6 @@ VALUES = {
     "occlusion": (0.15, 0.35),
     "box_jitter": (0.015, 0.06),
 }
-
-
-def stripe_features(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return four pooled stripes of frozen Lite0's last map, side by side, (N, 4 x 1280)."""
-    network = build_backbone(BackboneOptions()).eval().to(memory_format=torch.channels_last)
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-    with torch.inference_mode():
-        maps = [network(chunk.float() / 127.5 - 1) for chunk in images.split(128)]
-    return torch.cat([m.unflatten(2, (4, -1)).mean((3, 4)).flatten(1) for m in maps]).numpy()
 
 
 def probe(features: NDArray[np.float32], records: Records) -> NDArray[np.float64]:
@@ -64,11 +54,11 @@ def probe(features: NDArray[np.float32], records: Records) -> NDArray[np.float64
 def measure_records(records: Records) -> tuple[float, ...]:
     """Return rank-1 of pixels, ImageNet features and the probe, in percent."""
     pixels, _ = DecodedImages(records, (128, 64)).read(np.arange(len(records)))
-    features = stripe_features(pixels)
+    features = stripe_features(pixels, 4)
     raw = pixels.reshape(len(pixels), -1).astype(np.float32)
     test = np.flatnonzero(records.mask(split="test"))
-    pooled = features.reshape(len(features), 4, -1).mean(1)
-    tables = (raw - raw.mean(1, keepdims=True), pooled, probe(features, records))
+    probed = probe(features.reshape(len(features), -1), records)
+    tables = (raw - raw.mean(1, keepdims=True), features.mean(1), probed)
     protocol, asked = PRESETS["cross-ir2vis"], records.take(test)
     return tuple(100 * evaluate_features(protocol, asked, table[test]).mean()["rank1"] for table in tables)
 

@@ -1,7 +1,7 @@
 """Real pedestrians: cut people from surveillance footage and find them again later in the video.
 
     python benchmarks/footage.py cut vtest.avi --out crops          # OpenCV's HOG people detector, a manifest
-    python benchmarks/footage.py search crops runs/demo/last.safetensors --page docs/images/footage.jpg
+    python benchmarks/footage.py search crops demo/run/last.safetensors --page docs/images/footage.jpg
 
 `vtest.avi` ships with Debian's package opencv-doc. A detection joins the track whose last box overlaps it most; the
 gallery holds each track's first half, the queries are crops of its second half. One colour camera: this shows that a
@@ -17,7 +17,6 @@ from typing import Annotated
 
 import cv2
 import numpy as np
-import torch
 import typer
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -26,10 +25,10 @@ from rich.console import Console
 from rich.progress import track as progress_bar
 
 import vireid
+from imagenet import stripe_features
 from vireid.data import open_dataset
 from vireid.data.images import decode
 from vireid.evaluation import rank_features
-from vireid.nn import BackboneOptions, build_backbone
 from vireid.records import Modality, Records
 
 app = typer.Typer()
@@ -105,12 +104,9 @@ def cut(
 
 def imagenet_features(records: Records) -> NDArray[np.float32]:
     """Globally pooled ImageNet features of EfficientNet-Lite0, L2-normalised."""
-    network = build_backbone(BackboneOptions()).eval()
     pixels = np.stack([decode(records.absolute(i), (128, 64))[0] for i in range(len(records))])
-    images = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
-    with torch.inference_mode():
-        features = torch.cat([network(chunk).mean((2, 3)) for chunk in images.split(128)])
-    return torch.nn.functional.normalize(features).numpy()
+    features = stripe_features(pixels)[:, 0]
+    return features / np.linalg.norm(features, axis=1, keepdims=True)
 
 
 def page(records: Records, query: Records, similarity: NDArray[np.float32], out: Path, rows: int = 8) -> None:

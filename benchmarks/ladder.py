@@ -4,11 +4,12 @@
     python benchmarks/ladder.py agw --root data/synthetic-v1 --rung baseline --rung "AGW (all" --seed 0 --seed 1
     python benchmarks/compare.py write                              # docs/results.md from benchmarks/results/*.json
 
-A ladder is a YAML file in benchmarks/ladders: a recipe, the ladder whose run (kept by --keep) is a refiner's encoder,
-which rung is the whole method, and for each rung the `--set` overrides that make it; a rung `{of: RUNG, …}` is the
-training of another rung, tested otherwise: the rest are fields of `EvaluateRequest`, or `unrefined: true` for a
-refiner's encoder. A run that has its JSON is skipped, one that was interrupted is resumed, one that another process is
-at is left to it: the script can be started again at any time, and several times side by side.
+A ladder is a YAML file in benchmarks/ladders: a recipe; the ladder whose whole method is a refiner's encoder, trained
+if its run is not there; which rung is the whole method; and for each rung the `--set` overrides that make it. A rung
+`{of: RUNG, …}` is the training of another rung, tested otherwise: the rest are fields of `EvaluateRequest`, or
+`unrefined: true` for a refiner's encoder. A run that has its JSON in --results is skipped, one that was interrupted
+is resumed, one that another process is at is left to it: the script can be started again at any time, and several
+times side by side.
 """
 
 from __future__ import annotations
@@ -35,10 +36,8 @@ HERE = Path(__file__).parent
 PROTOCOLS = ("cross-ir2vis", "cross-vis2ir", "intra-vis")
 
 
-def result_file(ladder: str, rung: str, spectrum: str, seed: int) -> Path:
-    """Where a run's JSON lies."""
-    slug = "".join(c if c.isalnum() else "-" for c in rung).strip("-").lower()
-    return HERE / "results" / f"{ladder}.{slug}.{spectrum}.{seed}.json"
+RESULTS = HERE / "results"
+Results = Annotated[Path, typer.Option(help="folder of the JSON files, one a run; the default is what is published")]
 
 
 def main(
@@ -49,13 +48,14 @@ def main(
     seed: Annotated[list[int] | None, typer.Option(help="default: 0, 1, 2")] = None,
     override: Annotated[list[str] | None, typer.Option("--set", help="for every rung, such as epochs=4")] = None,
     work: Annotated[Path, typer.Option(help="folder of the runs")] = Path("runs/ladders"),
+    results: Results = RESULTS,
     keep: Annotated[bool, typer.Option(help="keep the runs and their bundles")] = False,
 ) -> None:
     """Train and evaluate the rungs of one ladder."""
     for number in seed or [0, 1, 2]:
         for name in trainings(definition(ladder)):
             if asked(rung or [""], definition(ladder), name):
-                Run(ladder, name, spectrum, number).finish(root, override or [], work, keep)
+                Run(ladder, name, spectrum, number).finish(root, override or [], work, results, keep)
 
 
 def asked(starts: list[str], ladder: dict[str, Any], trained: str) -> bool:
@@ -78,39 +78,49 @@ class Run(NamedTuple):
     spectrum: str
     seed: int
 
-    def finish(self, root: Path, overrides: list[str], work: Path, keep: bool) -> None:
-        """Train, evaluate and write what is not there yet, unless another process is at it."""
-        rungs = definition(self.ladder)
-        tests = test_rungs(rungs, self.rung)
-        files = {key: result_file(self.ladder, key, self.spectrum, self.seed) for key in tests}
-        folder = self.folder(work)
-        with claimed(folder.with_name(f"{folder.name}.lock")) as free:
+    def finish(self, root: Path, overrides: list[str], work: Path, results: Path, keep: bool) -> None:
+        """Train, evaluate and write what is not there yet, unless another process is at it or at its encoder."""
+        tests = test_rungs(definition(self.ladder), self.rung)
+        files = {key: results / f"{self._replace(rung=key).name}.json" for key in tests}
+        with claimed(work / f"{self.name}.lock") as free:
             if not free or all(file.exists() for file in files.values()):
                 return
-            if not (folder / "recipe.yaml").exists():
-                fixed = [f"data.root={root}", f"data.options.spectrum={self.spectrum}", f"seed={self.seed}"]
-                changed = [*fixed, "validation.every=0", *self.encoder(work), *trainings(rungs)[self.rung]]
-                changed += overrides
-                training.train(load_recipe(packaged_recipe(rungs["recipe"], "synthetic"), changed), folder)
-            else:
-                training.resume(folder)
+            encoder = self.encoder()
+            if encoder is not None:
+                with claimed(work / f"{encoder.name}.lock") as free:
+                    if not free:
+                        return
+                    overrides = [f"encoder={encoder.train(root, [], work)}", *overrides]
+            folder = self.train(root, overrides, work)
             entry = {"ladder": self.ladder, "spectrum": self.spectrum, "seed": self.seed}
             for key, more in tests.items():
                 write_text(files[key], json.dumps({**entry, "rung": key, **score(folder, more)}, indent=1) + "\n")
             if not keep:
                 shutil.rmtree(folder)
 
-    def encoder(self, work: Path) -> list[str]:
-        """Return the override that names a refiner's encoder, the run of another ladder's whole method."""
-        ladder = definition(self.ladder).get("encoder")
-        if ladder is None:
-            return []
-        whole = self._replace(ladder=ladder, rung=trained(ladder, definition(ladder)["whole"]))
-        return [f"encoder={whole.folder(work)}"]
+    def train(self, root: Path, overrides: list[str], work: Path) -> Path:
+        """Train, or resume what was interrupted; return the run's folder."""
+        folder, ladder = work / self.name, definition(self.ladder)
+        if (folder / "recipe.yaml").exists():
+            training.resume(folder)
+        else:
+            fixed = [f"data.root={root}", f"data.options.spectrum={self.spectrum}", f"seed={self.seed}"]
+            changed = [*fixed, "validation.every=0", *trainings(ladder)[self.rung], *overrides]
+            training.train(load_recipe(packaged_recipe(ladder["recipe"], "synthetic"), changed), folder)
+        return folder
 
-    def folder(self, work: Path) -> Path:
-        """Where the run lies."""
-        return work / result_file(self.ladder, self.rung, self.spectrum, self.seed).stem
+    def encoder(self) -> Run | None:
+        """Return the run that a refiner's features are of: another ladder's whole method."""
+        ladder = definition(self.ladder).get("encoder")
+        return (
+            None if ladder is None else self._replace(ladder=ladder, rung=trained(ladder, definition(ladder)["whole"]))
+        )
+
+    @property
+    def name(self) -> str:
+        """What its folder and its JSON are called."""
+        slug = "".join(c if c.isalnum() else "-" for c in self.rung).strip("-").lower()
+        return f"{self.ladder}.{slug}.{self.spectrum}.{self.seed}"
 
 
 @contextmanager

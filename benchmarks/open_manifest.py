@@ -2,16 +2,13 @@
 
 import argparse
 import csv
-import datetime
-import platform
-import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from measure import measure, print_header, print_row
 from vireid.data import open_dataset
 from vireid.records import Modality
 
@@ -45,21 +42,6 @@ def read_plainly(folder):
     return table
 
 
-def seconds(function, *arguments):
-    """Time one call."""
-    start = time.perf_counter()
-    function(*arguments)
-    return time.perf_counter() - start
-
-
-def machine():
-    """Name the CPU, the date and the commit."""
-    cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ": ?")
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    model = cpu.partition(": ")[2]
-    return f"{datetime.date.today()}, commit {commit or 'none'}, {model}, Python {platform.python_version()}"
-
-
 def main():
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -68,12 +50,11 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write(folder, rows)
-        ours = min(seconds(open_dataset, "manifest", folder) for _ in range(3))
-        plain = seconds(read_plainly, folder)
-    print(machine())
-    print(f"{'reader':28} {'rows':>10} {'seconds':>8} {'ratio':>6}")
-    print(f"{'open_dataset (best of 3)':28} {rows:10,} {ours:8.2f} {plain / ours:5.1f}x")
-    print(f"{'csv module, row by row':28} {rows:10,} {plain:8.2f} {1:5.1f}x")
+        plain, plain_mb, _ = measure(lambda: read_plainly(folder), repeats=1)
+        ours, ours_mb, _ = measure(lambda: open_dataset("manifest", folder))
+    print_header()
+    print_row(f"open_dataset, {rows:,} rows (best of 3)", ours, ours_mb, plain)
+    print_row("csv module, row by row", plain, plain_mb)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
 
-from ladder import HERE, PROTOCOLS, definition
+from ladder import HERE, PROTOCOLS, RESULTS, definition
 from vireid.files import write_text
 
 ROOT = HERE.parent
-COST = HERE / "results" / "cost.json"
-LADDERS = ("maum", *sorted(path.stem for path in (HERE / "ladders").glob("*.yaml") if path.stem != "maum"))
+COST = RESULTS / "cost.json"
+LADDERS = tuple(sorted(path.stem for path in (HERE / "ladders").glob("*.yaml")))
 SPECTRA = ("nir", "lwir")
 METRICS = {"rank1": "rank-1", "mAP": "mAP", "mINP": "mINP"}
 HEADER = ("seeds", "IR→VIS rank-1", "mAP", "mINP", "VIS→IR rank-1", "mAP", "mINP", "VIS→VIS rank-1")
@@ -24,6 +24,7 @@ PAPER = "paper: SYSU-MM01 all-search, RegDB visible to thermal, rank-1 / mAP"
 COSTS = {"train_ms": "training step, ms an image", "embed_ms": "embedding, ms an image"}
 MARKS = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
 READMES = {"README.md": ("method", "seeds"), "README.zh-CN.md": ("方法", "种子数")}
+LEADER = {"arrowstyle": "-", "lw": 0.4, "color": "grey"}
 Entries = list[dict[str, Any]]
 
 
@@ -62,10 +63,10 @@ def contenders(ladders: list[str] | tuple[str, ...]) -> list[Line]:
 
 def write() -> None:
     """Write docs/results.md, its figure and the table of both READMEs."""
-    entries = [json.loads(path.read_text()) for path in sorted((HERE / "results").glob("*.*.*.*.json"))]
+    entries = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.*.*.*.json"))]
     costs = json.loads(COST.read_text()) if COST.exists() else {}
     page = [INTRODUCTION, *(side_by_side(spectrum, entries, costs) for spectrum in SPECTRA), notes(costs)]
-    page += [section(ladder, [e for e in entries if e["ladder"] == ladder]) for ladder in sorted(LADDERS)]
+    page += [section(ladder, [e for e in entries if e["ladder"] == ladder]) for ladder in LADDERS]
     write_text(ROOT / "docs" / "results.md", "\n".join(part for part in page if part))
     figure(ranked("nir", entries), costs).savefig(ROOT / "docs" / "images" / "results.png", dpi=120)
     for name, headings in READMES.items():
@@ -79,14 +80,15 @@ INTRODUCTION = """# Results on synthetic data
 Everything on this page is measured on **synthetic** people (`vireid synth`), not on people. It shows what a part does
 on this data, at this size of training; it is no prediction for SYSU-MM01 or RegDB. Each figure is the mean ± sample
 standard deviation over seeds, in percent, of the last checkpoint on test identities never seen in training: no flip
-unless the recipe says so, no re-ranking, no selection on the test set. Written by `python benchmarks/compare.py write`
-from the files in `benchmarks/results`, which `compare.py run` and `ladder.py` make. A line of one seed has no spread:
-differences of a few points between such lines mean nothing.
+unless the recipe says so, no re-ranking or refinement unless the line says so, no selection on the test set. Written by
+`python benchmarks/compare.py write` from the files in `benchmarks/results`, which `compare.py run` and `ladder.py`
+make. A line of one seed has no spread: differences of a few points between such lines mean nothing. A `+` after a
+commit: with changes not yet committed.
 
 **How the classifiers are trained matters more than most parts.** With 2,000 identities and 16 of them in a batch, a row
 of an identity classifier has a gradient of its own once in 125 steps; Adam makes full steps of the noise in between.
-The synthetic recipes train classifiers by SGD, as the papers do, and everything else by AdamW. Rungs "by AdamW" show
-the other way.
+The synthetic recipes, Hi-CMD's and NFormer's apart, train classifiers by SGD, as the papers do, and everything else by
+AdamW. Rungs "by AdamW" show the other way.
 
 ![Accuracy of each method, and accuracy against the cost of training and of an embedding](images/results.png)
 """
@@ -110,8 +112,11 @@ def notes(costs: dict[str, Any]) -> str:
     made = {"cpu": "", "threads": "", "commit": "", **costs}
     return f"""The papers' figures are the papers' own, on real data, with ResNet-50 or ViT-B/16; those with † are as
 later papers quote them, not confirmed. NFormer's paper has no visible-infrared data, CM-LSP-GE's tables could not be
-read. One command reproduces a method on the real data: `vireid train METHOD --data sysu_mm01 --root DIR`, and then
-`vireid evaluate runs/sysu_mm01-METHOD-0 --protocol sysu-all --protocol sysu-indoor`.
+read. `vireid train METHOD --data sysu_mm01 --root DIR`, and then
+`vireid evaluate runs/sysu_mm01-METHOD-0 --protocol sysu-all --protocol sysu-indoor`, is meant to reproduce a method on
+the real data; none has been run there yet. CAJ's row wants `--flip` in the evaluation, MAUM's `--set
+options.variant=part` in training, SPOT `vireid pose` before it, NFormer `--set encoder=RUN`, and RegDB ten trainings,
+one a split ([protocols](protocols.md#regdb-ten-splits-are-ten-models)).
 
 Costs are those of `python benchmarks/compare.py cost`: forward, losses and backward of a resident batch,
 EfficientNet-Lite0 at 128 × 64, float32, threads: {made["threads"]}, {made["cpu"]}, commit {made["commit"]}.
@@ -194,12 +199,14 @@ def figure(found: dict[Line, Entries], costs: dict[str, Any]) -> Figure:
     bars.set_xlabel("near infrared → visible, %, synthetic people")
     bars.legend(fontsize=8, loc="lower right")
     for axis, (key, name) in zip(clouds, COSTS.items(), strict=True):
-        for line, runs in found.items():
+        lowest = np.inf
+        for line, runs in found.items():  # best first: a label goes below the one before
             if line.whole and line.ladder in costs:
                 place = costs[line.ladder][key], values(runs, "mAP").mean()
+                lowest = min(place[1], lowest - 3)
                 axis.plot(*place, "o", color="C0")
-                axis.annotate(line.title, place, fontsize=7, xytext=(4, 3), textcoords="offset points")
-        axis.margins(x=0.25)
+                axis.annotate(line.title, place, (place[0], lowest), fontsize=7, arrowprops=LEADER)
+        axis.margins(x=0.45)
         axis.set_xlabel(name)
         axis.set_ylabel("mAP, %")
         axis.grid(alpha=0.3)

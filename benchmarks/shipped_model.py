@@ -18,6 +18,7 @@ import torch
 import typer
 from matplotlib.figure import Figure
 
+from ladder import PROTOCOLS
 from measure import print_header
 from vireid.bundle import load_bundle, save_bundle
 from vireid.data import synthetic
@@ -33,8 +34,10 @@ app = typer.Typer()
 ROOT = Path(__file__).parent.parent
 FILE = ROOT / "src" / "vireid" / "weights" / f"{SHIPPED}.safetensors"
 FIGURE = ROOT / "docs" / "images" / "vireid_lite0_curve.png"
-LIMITS = "Trained on rendered people only: it has never seen a photograph of a person, and no camera of yours. "
-PROTOCOLS = ("cross-ir2vis", "cross-vis2ir", "intra-vis")
+LIMITS = (
+    "Started from ImageNet weights and trained on rendered people only: no data set of photographed people, and no "
+    "camera of yours. "
+)
 Run = Annotated[Path, typer.Argument(help="run folder of the training")]
 
 
