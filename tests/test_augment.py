@@ -3,8 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 
-from vireid.data.augment import Augment, ChannelExchange, ChannelRandomErasing, ViewAugment, flip_keypoints
+from vireid.data.augment import (
+    Augment,
+    ChannelExchange,
+    ChannelRandomErasing,
+    JitterOrBlur,
+    ViewAugment,
+    flip_keypoints,
+)
 from vireid.records import Batch
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
@@ -95,6 +103,37 @@ def test_exchange_after_erasing_copies_the_constant_and_raw_space_keeps_gray():
     raw = copied(gray, mean, std, generator())
     expected = (gray.images / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     assert torch.allclose(raw.images, expected, atol=1e-6)
+
+
+def test_grey_in_the_first_epochs_only():
+    augment = Augment(pad=0, flip=0, visible=ViewAugment(gray=1, gray_epochs=2))
+    shown = [augment(uint8_batch(), MEAN, STD, generator(), epoch).images[:3] for epoch in range(4)]
+    assert [torch.equal(images[:, 0], images[:, 2]) for images in shown] == [True, True, False, False]
+
+
+def test_an_image_is_jittered_or_blurred():
+    images = torch.rand(200, 3, 12, 8, generator=generator())
+    out = JitterOrBlur(p=0.8, contrast=0, radius=2, sigma=(1.5, 1.5))(images, generator(1))
+    weights = np.exp(-0.5 * (np.arange(-2, 3) / 1.5) ** 2)
+    kernel = np.outer(weights, weights) / weights.sum() ** 2
+    found = {"same": 0, "blurred": 0, "bright": 0}
+    for image, changed in zip(images.double().numpy(), out.double().numpy(), strict=True):
+        windows = sliding_window_view(np.pad(image, ((0, 0), (2, 2), (2, 2)), mode="reflect"), (5, 5), (1, 2))
+        darkest = image.argmin()
+        factor = changed.flat[darkest] / image.flat[darkest]
+        if np.array_equal(image, changed):
+            found["same"] += 1
+        elif np.allclose(changed, (windows * kernel).sum((3, 4)), atol=1e-5):
+            found["blurred"] += 1
+        elif 0.7 <= factor <= 1.3 and np.allclose(changed, (factor * image).clip(0, 1), atol=1e-4):
+            found["bright"] += 1
+    assert sum(found.values()) == 200
+    assert [count / 200 for count in found.values()] == pytest.approx([0.2, 0.4, 0.4], abs=0.08)
+    flat = torch.full((50, 3, 12, 8), 0.5)
+    flat[:, :, :6] = 0.3
+    steps = JitterOrBlur(p=1, brightness=0, radius=0)(flat, generator())[:, 0].diff(dim=1)[:, 5, 0] / 0.2
+    assert 0.7 <= steps.min() < 0.8
+    assert 1.2 < steps.max() <= 1.3
 
 
 def test_crop_and_flip_are_literal():

@@ -1,6 +1,12 @@
 """CMTR: the card's numbers, the ViT and its hybrid, folded export, gradient routes, one tiny training."""
 
 import math
+import shlex
+from contextlib import nullcontext
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,14 +16,18 @@ from safetensors.torch import load_file
 from command_runs import checkpoint_and_bundle, command, train_by_command
 from vireid.attention import draw_attention
 from vireid.bundle import BundleCard, load_bundle, save_bundle
+from vireid.data.augment import Augment
 from vireid.errors import InputError
-from vireid.losses import WeightedRegularizedTriplet, weighted_distances
+from vireid.losses import WeightedRegularizedTriplet, full_precision, weighted_distances
 from vireid.methods import build
 from vireid.methods.cmtr import CMTROptions, modality_aware_center
 from vireid.nn import BackboneOptions, ViTOptions, build_vit
 from vireid.nn.vit import resize_positions
+from vireid.precision import Precision
 from vireid.recipe import load_recipe, packaged_recipe, packaged_recipes
 from vireid.records import Batch, Modality
+from vireid.training.module import TrainingModule
+from vireid.training.optim import build_optimizers, lr_factor
 
 TINY_VIT = {"name": "vit_tiny_patch16_224", "weights": "none"}
 HYBRID = {"image_size": (64, 32), "drop_path": 0.0, "hybrid": {"dim": 32, "depth": 2, "heads": 2}}
@@ -25,6 +35,7 @@ F = torch.tensor([[1.0, 0], [3, 0], [0, 2], [0, 4]])
 PIDS, MODALITY = torch.zeros(4, dtype=torch.int64), torch.tensor([0, 0, 1, 1])
 SQUARED = (1.25, 3.25, 0.25, 4.25)
 LN2 = math.log(2)
+NAMES = ("backbone", "head", "tokens", "classifier")
 
 
 def make_batch(pid, modality, size=(64, 32)):
@@ -154,6 +165,94 @@ def test_identity_after_removal():
     assert terms["id"].item() == pytest.approx(1.407606, abs=1e-5)
     assert terms["maid"].item() == pytest.approx(1.551445, abs=1e-5)
     assert torch.equal(model.classifier(f) - model.classifier(f - phi), torch.tensor([[1.0, 0, 1]]))
+
+
+def test_identity_after_removal_does_not_see_the_offset_of_a_modality():
+    model = hybrid(phi="identity", mae_terms="maid")
+    f, offset = torch.randn(6, 32), torch.randn(2, 32)
+    torch.nn.init.normal_(model.classifier.weight)
+
+    def maid(f):
+        model.forward = lambda images, modality: (f, f)
+        return model.losses(BATCH)["maid"].item()
+
+    before, moved = maid(f), f + offset[BATCH.modality]
+    assert maid(moved) != pytest.approx(before, rel=0.1)
+    with torch.no_grad():
+        model.embedding += offset
+    assert maid(moved) == pytest.approx(before, rel=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"separate_classifier": True, "phi": "mlp"}])
+def test_losses_on_the_feature_leave_autocast(options):
+    model = hybrid(**options)
+    v, f = torch.randn(2, 6, 32)
+    model.forward = lambda images, modality: (v, f)
+    expected = model.losses(BATCH)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = model.losses(BATCH)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_removal_leaves_the_autocast_of_its_own_device(monkeypatch):
+    model, left = hybrid().to("meta"), []
+    monkeypatch.setattr(torch, "autocast", lambda *device, **flags: left.append((device, flags)) or nullcontext())
+    assert model.removal().shape == (2, 32)
+    assert left == [(("meta",), {"enabled": False})]
+
+
+def test_full_precision_takes_its_device_from_a_tensor():
+    double = full_precision(lambda x: 2 * x)
+    assert double(x=torch.ones(2, dtype=torch.bfloat16)).dtype == torch.float32
+    with pytest.raises(TypeError, match="got no tensor"):
+        double(1.0)
+
+
+def test_soft_margin_triplet():
+    points, pids = torch.tensor([[0.0], [2], [1], [1.5]]), torch.tensor([0, 0, 1, 1])
+    gaps = (1.0, 1.5, -0.5, 0.0)
+    expected = sum(math.log1p(math.exp(gap)) for gap in gaps) / 4
+    model = hybrid(triplet="soft_margin", mae_weight=0)
+    assert model.triplet(points, pids).item() == pytest.approx(expected, abs=1e-6)
+
+
+def presets():
+    """The recipes of the page's two alternatives."""
+    page = (Path(__file__).parent.parent / "docs/methods/cmtr.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    for line in page.splitlines():
+        if line.startswith("vireid train cmtr --data sysu_mm01") and "--set" in line:
+            words = shlex.split(line)
+            changes = [value for flag, value in pairwise(words) if flag == "--set"]
+            yield load_recipe(packaged_recipe("cmtr", "sysu_mm01"), changes)
+
+
+def test_the_alternatives_of_the_page():
+    transreid, pmt = presets()
+    groups = build_optimizers(hybrid(), transreid.optimizers)["main"].param_groups
+    rates = {(g["name"], g["lr"], g["momentum"], g["nesterov"]) for g in groups}
+    plain, twice = {(name, 0.008, 0.9, False) for name in NAMES}, {(name, 0.016, 0.9, False) for name in NAMES[:2]}
+    assert rates == plain | twice
+    model = hybrid()
+    biases = [p for name, p in model.named_parameters() if name.endswith("bias") and p.requires_grad]
+    assert sum(len(g["params"]) for g in groups if g["lr"] == 0.016) == len(biases)
+    assert {g["weight_decay"] for g in groups if g["name"] == "tokens"} == {0}
+    factors = [lr_factor(transreid.schedule, epoch, transreid.epochs) for epoch in (0, 5, 119)]
+    assert factors == pytest.approx([0.01, 1, 0.002], abs=2e-4)
+    assert transreid.options.triplet == "soft_margin"
+    view = pmt.augment.infrared
+    assert (view.jitter_or_blur.p, view.erasing.p, pmt.augment.visible.gray_epochs) == (1, 0.5, 3)
+
+
+@pytest.mark.parametrize(("epoch", "gray"), [(2, True), (3, False)])
+def test_training_tells_the_augmentation_its_epoch(epoch, gray):
+    module = TrainingModule(hybrid(), list(presets())[1], Precision("32"), "0")
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(total_batch_idx=0))
+    module._trainer = SimpleNamespace(current_epoch=epoch, global_rank=0, fit_loop=loop)
+    raw = replace(BATCH, images=(255 * BATCH.images).to(torch.uint8))
+    module.recipe = module.recipe.model_copy(update={"augment": Augment(visible=module.recipe.augment.visible)})
+    images = module.on_after_batch_transfer(raw, 0).images[BATCH.modality == 0]
+    planes = images * torch.tensor(module.method.std).view(3, 1, 1) + torch.tensor(module.method.mean).view(3, 1, 1)
+    assert torch.allclose(planes[:, 0], planes[:, 1], atol=1e-5) == gray
 
 
 def test_weighted_triplet_counts_the_anchor_itself():
@@ -340,12 +439,26 @@ def test_per_modality_identity_is_the_sum_of_means():
         (TINY_VIT, {"vit": {"image_size": (64, 8)}}, "below a patch"),
         ({"weights": "none"}, {"vit": {"hybrid": {"heads": 3}}}, "heads=3 does not divide dim=320"),
         ({"weights": "none"}, {"modality_embedding": "none"}, "leaves nothing to remove"),
+        (
+            {"weights": "none"},
+            {"test_removal": True, "mae_weight": 0},
+            "mae_weight=0 leaves phi=linear untrained: set test_removal=false, or phi=identity",
+        ),
+        (
+            {"weights": "none"},
+            {"test_removal": True, "mae_terms": "mac", "center": "same", "phi": "mlp"},
+            "mae_terms=mac with center=same leaves phi=mlp untrained",
+        ),
     ],
 )
 def test_errors(backbone, options, sentence, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match=sentence):
         build("cmtr", num_classes=2, backbone=backbone, **options)
+
+
+def test_removal_of_an_embedding_without_weights_needs_no_loss():
+    assert hybrid(test_removal=True, mae_weight=0, phi="identity").removal().shape == (2, 32)
 
 
 def test_weights_from_a_file(tmp_path):

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 import yaml
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from typer.testing import CliRunner
 
 import vireid
@@ -353,7 +355,7 @@ def test_isolated_queries_of_one_layer_are_the_full_run(options):
     module = transformer(layers=1, **options)
     query, gallery = randn(6, 12, seed=5), randn(25, 12, seed=6)
     kinds = torch.arange(6) % 2, torch.arange(25) % 3 % 2
-    out, refined = insert_queries(module, query, gallery, *kinds, seeded(9))
+    ((out, refined),) = insert_queries(module, query, gallery, *kinds, [seeded(9)])
     landmarks = module.draw(kinds[1][None], seeded(9))[0]
     torch.testing.assert_close(refined, module(gallery, landmarks, kinds[1]))
     for i in range(6):
@@ -634,3 +636,38 @@ def test_mistakes(run, trained, tiny_recipe, tmp_path):
             train(load_recipe({**recipe, **changes}), tmp_path / "never")
     with pytest.raises(InputError, match="refines no features"):
         train(load_recipe({**tiny_recipe, "encoder": str(run)}), tmp_path / "never")
+
+
+class Largest(TorchDispatchMode):
+    """Notes the elements of the largest tensor that any operation returns."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        sizes = [value.numel() for value in tree_leaves(out) if isinstance(value, torch.Tensor)]
+        self.elements = max([self.elements, *sizes])
+        return out
+
+
+@pytest.mark.parametrize("options", [{}, PER_MODALITY])
+def test_nothing_n_by_n_is_held(options):
+    n = 3000
+    method = refiner(input_dim=32, landmarks=4, **options)
+    x, kinds, pids = randn(n, 32, dtype=torch.float32), torch.arange(n) % 2, torch.arange(n) % 4
+    with Largest() as watch:
+        sum(method.train().losses(batch(x[None], pids[None], kinds[None])).values()).backward()
+        for mode in ("joint", "isolated"):
+            Refinement(method.eval(), RefineOptions(mode=mode)).refine(x[:500], x[500:], kinds[:500], kinds[500:])
+    assert 512 * n / 2 <= watch.elements < n * n / 2
+
+
+def test_isolated_draws_share_the_lists_of_the_gallery(monkeypatch):
+    module, listed = transformer(**PER_MODALITY), []
+    monkeypatch.setattr(module, "lists", lambda *sides: listed.append(1) or NeighborTransformer.lists(module, *sides))
+    sides = randn(6, 12, seed=5), randn(25, 12, seed=6), torch.arange(6) % 2, torch.arange(25) % 3 % 2
+    both = insert_queries(module, *sides, [seeded(8), seeded(9)])
+    assert len(listed) == 1
+    (alone,) = insert_queries(module, *sides, [seeded(9)])
+    assert all(map(torch.equal, both[1], alone))
+    assert not torch.equal(both[0][0], alone[0])

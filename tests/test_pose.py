@@ -16,7 +16,16 @@ from vireid.data import open_dataset
 from vireid.data.keypoints import KeypointTable, read_table, write_table
 from vireid.errors import InputError
 from vireid.pose import PoseRequest, find_poses
-from vireid.pose_sources import enlarge, estimated, from_coco, keypoint_rcnn, main_person, read_people, whole_image_rcnn
+from vireid.pose_sources import (
+    enlarge,
+    estimated,
+    from_coco,
+    keypoint_rcnn,
+    main_person,
+    read_coco,
+    read_people,
+    whole_image_rcnn,
+)
 from vireid.records import Modality
 
 
@@ -76,6 +85,36 @@ def test_bad_openpose_files(tmp_path, text, sentence):
     (tmp_path / "p.json").write_text(text)
     with pytest.raises(InputError, match=sentence):
         read_people(tmp_path / "p.json")
+
+
+def test_coco_layouts(tmp_path):
+    own = {"images": [{"id": 7, "file_name": "a.jpg"}, {"id": 8, "file_name": "b.jpg"}]}
+    results = [{"image_id": 7, "keypoints": person(17, score=2)}, {"image_id": 7, "keypoints": person(17, x=1)}]
+    (tmp_path / "own.json").write_text(json.dumps({**own, "annotations": results}))
+    (tmp_path / "list.json").write_text(json.dumps([{**result, "image_id": "a.jpg"} for result in results]))
+    found, listed = (read_coco(tmp_path / name) for name in ("own.json", "list.json"))
+    assert {name: points.shape for name, points in found.items()} == {"a.jpg": (2, 18, 3), "b.jpg": (0, 18, 3)}
+    assert np.array_equal(found["a.jpg"], listed["a.jpg"])
+    assert found["a.jpg"][0, :2].tolist() == pytest.approx(np.array([[16, 30, 1], [16.55, 35.5, 1]]))
+    assert found["a.jpg"][1, 2:5, 1].tolist() == [36, 38, 40]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (None, "no COCO JSON of 17 keypoints .*No such file"),
+        ("{", r"\(Expecting"),
+        ("7", "not iterable"),
+        ('{"people": []}', r"\('images'\): give images and annotations"),
+        ('{"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 2, "keypoints": []}]}', "reshape"),
+        ('[{"image_id": "a", "keypoints": [1, 2, 3]}]', "reshape array of size 3"),
+    ],
+)
+def test_bad_coco_files(tmp_path, text, sentence):
+    if text is not None:
+        (tmp_path / "c.json").write_text(text)
+    with pytest.raises(InputError, match=sentence):
+        read_coco(tmp_path / "c.json")
 
 
 def test_the_person_in_the_middle_is_kept():
@@ -199,6 +238,31 @@ def test_openpose_import_from_the_command_line(crops, tmp_path):
     assert records.path.tolist() == ["a/1.png", "b/1.png", "a/2.png", "b/3.png"]
     assert records.keypoints[:, 0, 2].tolist() == pytest.approx([0.9, np.nan, 0.8, np.nan], nan_ok=True)
     assert read_table(crops / "keypoints.npz").path.tolist() == ["a/1.png", "a/2.png", "b/3.png"]
+
+
+def test_coco_import_from_the_command_line(crops, tmp_path):
+    people = [("a/1.png", person(17)), ("a/1.png", person(17, x=1)), ("1.png", person(17, x=1)), ("2.png", person(17))]
+    results = [{"image_id": name, "keypoints": points} for name, points in people]
+    (tmp_path / "found.json").write_text(json.dumps(results))
+    out = CliRunner().invoke(app, ["pose", str(crops), "--coco", str(tmp_path / "found.json")], env={"COLUMNS": "300"})
+    assert out.exit_code == 0, out.output
+    text = " ".join(out.output.split())
+    assert "a pose in 100% of visible, 0% of infrared images, 2 skipped" in text
+    assert "b/1.png is not in" in text  # two images have the bare name 1.png
+    assert open_dataset("manifest", crops).keypoints[:, 0, 0].tolist() == pytest.approx([16, np.nan] * 2, nan_ok=True)
+    assert read_table(crops / "keypoints.npz").source == "coco found.json"
+
+
+def test_keypoints_of_other_images_are_refused(crops):
+    def write(*paths):
+        points = np.ones((len(paths), 18, 3), np.float32)
+        write_table(crops / "keypoints.npz", KeypointTable(np.array(paths, dtype=str), points))
+        return open_dataset("manifest", crops).keypoints
+
+    with pytest.raises(InputError, match=r"none of the 4 images: it has paths such as '/crops/a/1.png', .* 'a/1.png'"):
+        write("/crops/a/1.png", "/crops/b/1.png")
+    assert np.isfinite(write("/crops/a/1.png", "b/1.png")).all((1, 2)).sum() == 1
+    assert np.isnan(write()).all()
 
 
 @pytest.mark.parametrize(

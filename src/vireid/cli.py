@@ -155,6 +155,7 @@ def pose(
     rtmlib: Annotated[Path | None, typer.Option(help="RTMPose as an ONNX file; needs rtmlib")] = None,
     keypointrcnn: Annotated[Path | None, typer.Option(help="weights of torchvision's Keypoint R-CNN")] = None,
     openpose: Annotated[Path | None, typer.Option(help="folder of OpenPose's JSON files")] = None,
+    coco: Annotated[Path | None, typer.Option(help="JSON file of COCO's format, 17 keypoints a person")] = None,
     stretch: Annotated[bool, typer.Option("--stretch", help="raise the contrast of dim images first")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="file; default: keypoints.npz beside the images")] = None,
 ) -> None:
@@ -166,7 +167,7 @@ def pose(
     from vireid.pose import PoseRequest, find_poses
 
     with progress_bar("finding joints", console) as progress:
-        result = find_poses(PoseRequest(root, data, rtmlib, keypointrcnn, openpose, stretch, out), progress)
+        result = find_poses(PoseRequest(root, data, rtmlib, keypointrcnn, openpose, coco, stretch, out), progress)
     for reason in result.bad:
         console.print(f"[yellow]skipped:[/yellow] {_escape(reason)}")
     shares = ", ".join(f"{share:.0%} of {modality}" for modality, share in result.shares.items())

@@ -13,7 +13,7 @@ from vireid.data.images import Progress
 from vireid.data.keypoints import FILE, KeypointTable, read_table, write_table
 from vireid.errors import InputError
 from vireid.nn import has_pose
-from vireid.pose_sources import NOBODY, Keypoints, PoseSource, estimated, keypoint_rcnn, openpose, rtmpose
+from vireid.pose_sources import NOBODY, Keypoints, PoseSource, coco, estimated, keypoint_rcnn, openpose, rtmpose
 from vireid.records import Modality, Records
 
 SAVE_EVERY = 2000
@@ -31,6 +31,7 @@ class PoseRequest:
         rtmlib: ONNX file of RTMPose.
         keypointrcnn: state-dict file of torchvision's Keypoint R-CNN.
         openpose: folder of OpenPose's JSON files.
+        coco: JSON file of 17 keypoints a person in COCO's format.
         stretch: see `estimated`.
         out: file to write; default `keypoints.npz` in the data set's folder.
     """
@@ -40,6 +41,7 @@ class PoseRequest:
     rtmlib: Path | None = None
     keypointrcnn: Path | None = None
     openpose: Path | None = None
+    coco: Path | None = None
     stretch: bool = False
     out: Path | None = None
 
@@ -101,16 +103,19 @@ def open_source(request: PoseRequest, records: Records) -> tuple[str, PoseSource
         "rtmlib": request.rtmlib,
         "keypointrcnn": request.keypointrcnn,
         "openpose": request.openpose,
+        "coco": request.coco,
     }
     given = {name: path for name, path in named.items() if path is not None}
     if len(given) != 1:
         raise InputError(
             "name one source of keypoints: --rtmlib MODEL.onnx (pip install rtmlib), --keypointrcnn WEIGHTS.pth "
-            "(torchvision's) or --openpose DIR (its JSON files)"
+            "(torchvision's), --openpose DIR (its JSON files) or --coco FILE (COCO's format)"
         )
     ((name, path),) = given.items()
     if name == "openpose":
         return name, openpose(path, records.root, records.path)
+    if name == "coco":
+        return f"{name} {path.name}", coco(path, records.root, records.path)
     estimator = rtmpose(path) if name == "rtmlib" else keypoint_rcnn(path)
     return f"{name} {path.name}{' stretched' if request.stretch else ''}", estimated(estimator, request.stretch)
 

@@ -1,4 +1,4 @@
-"""Where keypoints come from: RTMPose, Keypoint R-CNN, or what OpenPose has written.
+"""Where keypoints come from: RTMPose, Keypoint R-CNN, or a file that OpenPose or anything of COCO's format has written.
 
 Every source maps an image file to its (18, 3) keypoints in the toolbox's order, x and y in pixels of the stored image
 (centres at integers), scores in [0, 1]; NaN where there is nobody.
@@ -7,6 +7,7 @@ Every source maps an image file to its (18, 3) keypoints in the toolbox's order,
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -153,9 +154,7 @@ def openpose(folder: Path, root: Path, paths: Iterable[str]) -> PoseSource:
     """
     if not folder.is_dir():
         raise InputError(f"--openpose {folder}: there is no such folder of OpenPose's JSON files")
-    stems = [PurePosixPath(path).stem for path in paths]
-    names, counts = np.unique(stems, return_counts=True)
-    unique = set(names[counts == 1])
+    unique = _once(PurePosixPath(path).stem for path in paths)
 
     def source(path: Path) -> Keypoints:
         places = [folder / path.relative_to(root).parent, *([folder] if path.stem in unique else [])]
@@ -185,6 +184,57 @@ def read_people(file: Path) -> NDArray[np.float32]:
     return np.stack(rows) if rows else np.empty((0, NUM_KEYPOINTS, 3), dtype=np.float32)
 
 
+def coco(file: Path, root: Path, paths: Iterable[str]) -> PoseSource:
+    """Return the keypoints of a JSON file in COCO's format, 17 joints, in pixels.
+
+    An image goes by its path relative to the data set, or by its bare file name where no other image is called so.
+
+    Args:
+        file: see `read_coco`.
+        root: folder of the data set.
+        paths: its images, relative to it.
+
+    Raises:
+        InputError: as `read_coco`; the source raises it for an image that the file does not name.
+    """
+    people, unique = read_coco(file), _once(PurePosixPath(path).name for path in paths)
+
+    def source(path: Path) -> Keypoints:
+        names = [path.relative_to(root).as_posix(), *([path.name] if path.name in unique else [])]
+        found = next((people[name] for name in names if name in people), None)
+        if found is None:
+            raise InputError(f"image {path} is not in {file} as {names[0]}: add it, or leave it to the template")
+        with Image.open(path) as image:
+            return main_person(found, image.size)
+
+    return source
+
+
+def read_coco(file: Path) -> dict[str, NDArray[np.float32]]:
+    """Read the people of a COCO-17 JSON file by image, (P, 18, 3) each.
+
+    The file is `{"images": [{"id", "file_name"}], "annotations": [{"image_id", "keypoints"}]}`, COCO's own, or a list
+    of results `[{"image_id", "keypoints"}]` whose `image_id` is the file's name. Of the flat x, y, c of `keypoints`, c
+    is a score or COCO's visibility flag (0 unlabelled, 1 occluded, 2 visible); both are clipped to [0, 1].
+
+    Raises:
+        InputError: when the file is none, or has another number of joints.
+    """
+    try:
+        held = json.loads(file.read_text(encoding="utf-8"))
+        images, results = (held["images"], held["annotations"]) if isinstance(held, dict) else ([], held)
+        names = {image["id"]: image["file_name"] for image in images}
+        people: dict[str, list[Keypoints]] = {name: [] for name in names.values()}
+        for result in results:
+            points = np.array(result["keypoints"], dtype=np.float32).reshape(17, 3)
+            points[:, 2] = points[:, 2].clip(0, 1)
+            image = result["image_id"]
+            people.setdefault(names[image] if names else str(image), []).append(from_coco(points))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file} is no COCO JSON of 17 keypoints ({error}): give images and annotations") from error
+    return {name: np.array(found, dtype=np.float32).reshape(-1, NUM_KEYPOINTS, 3) for name, found in people.items()}
+
+
 def main_person(people: NDArray[np.float32], size: tuple[int, int]) -> Keypoints:
     """Choose the person whose scores, summed over joints in the middle of the image, are highest.
 
@@ -201,6 +251,11 @@ def main_person(people: NDArray[np.float32], size: tuple[int, int]) -> Keypoints
         return NOBODY
     middle = (np.abs((people[..., :2] + 0.5) / size - 0.5) <= 0.25).all(2)
     return people[(people[..., 2] * (middle + 1e-3)).sum(1).argmax()]
+
+
+def _once(names: Iterable[str]) -> set[str]:
+    """Return the names that occur once."""
+    return {name for name, count in Counter(names).items() if count == 1}
 
 
 def _require_file(file: Path, what: str) -> None:

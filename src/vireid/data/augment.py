@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Generator, Tensor
+from torchvision.transforms.v2.functional import adjust_brightness, adjust_contrast, gaussian_blur
 
 from vireid.options import Options
 from vireid.records import FLIPPED_KEYPOINTS, Batch, Modality
@@ -84,10 +85,41 @@ class ChannelRandomErasing(Options):
         return inside & fits.any(-1)[..., None, None] & chosen[:, None, None, None]
 
 
+class JitterOrBlur(Options):
+    """Change brightness and contrast, or blur: one of the two with equal probability (PMT's for infrared images).
+
+    Every image has its own draws, so torchvision's functions are called image by image.
+    """
+
+    p: float = Field(0.0, ge=0, le=1)
+    brightness: float = Field(0.3, ge=0, le=1, description="factor within 1 - brightness and 1 + brightness")
+    contrast: float = Field(0.3, ge=0, le=1, description="factor within 1 - contrast and 1 + contrast")
+    radius: int = Field(10, ge=0, description="of the blur, 10 for a kernel of 21 x 21 pixels")
+    sigma: tuple[float, float] = Field((0.1, 3.0), description="of the blur, in pixels")
+
+    def __call__(self, images: Tensor, generator: Generator) -> Tensor:
+        """Map (N, 3, H, W) images in [0, 1] to images of the same shape."""
+        if self.p == 0 or not len(images):
+            return images
+        out, (low, high) = images.clone(), self.sigma
+        for row, (chosen, kind, *draws) in enumerate(torch.rand((len(images), 4), generator=generator).tolist()):
+            if chosen >= self.p:
+                continue
+            if kind < 0.5:
+                brightness, contrast = (2 * draw - 1 for draw in draws)
+                bright = adjust_brightness(images[row], 1 + self.brightness * brightness)
+                out[row] = adjust_contrast(bright, 1 + self.contrast * contrast)
+            else:
+                out[row] = gaussian_blur(images[row], [2 * self.radius + 1] * 2, [low + (high - low) * draws[0]])
+        return out
+
+
 class ViewAugment(Options):
-    """What happens to one view after crop and flip: grey, erasing, channel exchange, in this order."""
+    """What happens to one view after crop and flip: grey, jitter or blur, erasing, channel exchange, in this order."""
 
     gray: float = Field(0.0, ge=0, le=1, description="probability of three equal luma channels, in raw space")
+    gray_epochs: int | None = Field(None, gt=0, description="grey in the first epochs only; null = in all")
+    jitter_or_blur: JitterOrBlur = JitterOrBlur()
     erasing: ChannelRandomErasing = ChannelRandomErasing()
     exchange: ChannelExchange = ChannelExchange()
 
@@ -105,8 +137,10 @@ class Augment(Options):
     infrared: ViewAugment = ViewAugment()
     visible_twin: ViewAugment | None = None
 
-    def __call__(self, batch: Batch, mean: tuple[float, ...], std: tuple[float, ...], generator: Generator) -> Batch:
-        """Turn a uint8 batch (N, 3, H, W) into a normalised, augmented float batch.
+    def __call__(
+        self, batch: Batch, mean: tuple[float, ...], std: tuple[float, ...], generator: Generator, epoch: int = 0
+    ) -> Batch:
+        """Turn a uint8 batch (N, 3, H, W) of an epoch (0-based) into a normalised, augmented float batch.
 
         Rows keep their order; twins follow the visible rows at the end of those.
         """
@@ -122,7 +156,7 @@ class Augment(Options):
         for view, modality, number in views:
             rows = ((batch.modality == modality) & (batch.view == number)).nonzero().squeeze(1)
             if len(rows) and view != ViewAugment():
-                out[rows] = _apply(view, images[rows], mean_, std_, generator)
+                out[rows] = _apply(view, images[rows], mean_, std_, generator, epoch)
         return replace(batch, images=out)
 
 
@@ -160,11 +194,12 @@ def _with_twins(batch: Batch) -> Batch:
     return Batch.cat([batch.take(order), visible, batch.take(infrared)])
 
 
-def _apply(view: ViewAugment, raw: Tensor, mean: Tensor, std: Tensor, generator: Generator) -> Tensor:
-    if view.gray:
+def _apply(view: ViewAugment, raw: Tensor, mean: Tensor, std: Tensor, generator: Generator, epoch: int) -> Tensor:
+    if view.gray and (view.gray_epochs is None or epoch < view.gray_epochs):
         gray = (torch.rand(len(raw), generator=generator) < view.gray).to(raw.device)
         luma = (raw * raw.new_tensor(GRAY).view(1, 3, 1, 1)).sum(1, keepdim=True)
         raw = torch.where(gray[:, None, None, None], luma, raw)
+    raw = view.jitter_or_blur(raw, generator)
     if view.exchange.space == "raw":
         raw = view.exchange(raw, generator)
     out = view.erasing((raw - mean) / std, generator)

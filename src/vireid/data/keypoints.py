@@ -69,12 +69,17 @@ def read_keypoints(file: Path, paths: Sequence[str] | NDArray[np.object_]) -> ND
         (N, 18, 3) float32, NaN for images that the file does not list.
 
     Raises:
-        InputError: as `read_table`, or when the file lists an image twice.
+        InputError: as `read_table`, or when the file lists an image twice or none of the images.
     """
     table = read_table(file)
     if not (index := pd.Index(table.path)).is_unique:
         raise InputError(f"{file}: path {index[index.duplicated()][0]!r} stands in it twice; keep one row an image")
     row = index.get_indexer(pd.Index(np.asarray(paths, dtype=object)))
+    if len(index) and len(row) and (row < 0).all():
+        raise InputError(
+            f"{file} lists none of the {len(row)} images: it has paths such as {index[0]!r}, the data set such as "
+            f"{paths[0]!r}; write them relative to the data set's folder"
+        )
     aligned = np.full((len(row), NUM_KEYPOINTS, 3), np.nan, dtype=np.float32)
     aligned[row >= 0] = table.kpts[row[row >= 0]]
     return aligned

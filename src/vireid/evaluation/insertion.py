@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Generator, Tensor
 
@@ -18,9 +20,11 @@ def insert_queries(
     gallery: Tensor,
     query_modality: Tensor,
     gallery_modality: Tensor,
-    generator: Generator,
-) -> tuple[Tensor, Tensor]:
+    generators: Sequence[Generator],
+) -> list[tuple[Tensor, Tensor]]:
     """Return what the transformer makes of queries (Q, D) and gallery (N, D) when no query changes the gallery.
+
+    The result is a pair for each generator of landmarks; neighbours do not depend on landmarks and are found once.
 
     A query joins the graph where it is nearer to a gallery item than the last of that item's neighbours. For one layer
     the result of a query is that of the full run on itself and the gallery; for more, its influence on the gallery's
@@ -31,21 +35,33 @@ def insert_queries(
     """
     if transformer.options.mask_source != "cosine":
         raise InputError("this refiner was trained with options.mask_source=affinity: use mode=joint or mode=local")
-    states: list[LayerState] = []
-    landmarks = transformer.draw(gallery_modality[None], generator)
-    refined = transformer(gallery, landmarks, gallery_modality, states=states)
-    index, keep = insertion_lists(transformer, query, gallery, query_modality, gallery_modality)
-    parts = zip(query.split(QUERIES), index.split(QUERIES), keep.split(QUERIES), strict=True)
-    return torch.cat([_insert(transformer, states, *part) for part in parts]), refined
+    graph = transformer.graph(gallery[None], gallery_modality[None])
+    lists = insertion_lists(transformer, query, gallery, query_modality, gallery_modality, graph.index[0, 0])
+    index, keep = (table.split(QUERIES) for table in lists)
+    sides = []
+    for generator in generators:
+        states: list[LayerState] = []
+        landmarks = transformer.draw(gallery_modality[None], generator)
+        refined = transformer(gallery, landmarks, gallery_modality, states=states, graph=graph)
+        parts = zip(query.split(QUERIES), index, keep, strict=True)
+        sides.append((torch.cat([_insert(transformer, states, *part) for part in parts]), refined))
+    return sides
 
 
 def insertion_lists(
-    transformer: NeighborTransformer, query: Tensor, gallery: Tensor, query_modality: Tensor, gallery_modality: Tensor
+    transformer: NeighborTransformer,
+    query: Tensor,
+    gallery: Tensor,
+    query_modality: Tensor,
+    gallery_modality: Tensor,
+    lists: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Return each query's gallery neighbours (Q, R), -1 for none, and which of them would list the query in turn."""
+    """Return each query's gallery neighbours (Q, R), -1 for none, and which of them would list the query in turn.
+
+    `lists` (N, R) are the gallery's own neighbours.
+    """
     options = transformer.options
     unit, items = transformer.directions(query, query_modality), transformer.directions(gallery, gallery_modality)
-    lists = transformer.lists(items, items, gallery_modality)
     if options.neighbour_mode == "joint":
         last, every = transformer.neighbors - 1, torch.ones(len(gallery), dtype=torch.bool, device=query.device)
         return _mutual(unit, items, last, _reach(items, lists, last), every)

@@ -101,17 +101,17 @@ class Refinement:
         device = self.refiner.neck.weight.device
         sides = self.refiner.tokens(query.to(device)), self.refiner.tokens(gallery.to(device))
         kinds = query_modality.to(device), gallery_modality.to(device)
-        draws = [self._refine(*sides, *kinds, generator) for generator in generators(self.options)]
+        if self.options.mode == "isolated":
+            inserted = insert_queries(self.refiner.transformer, *sides, *kinds, generators(self.options))
+            draws = [(self.refiner.output(query), self.refiner.output(gallery)) for query, gallery in inserted]
+        else:
+            draws = [self._refine(*sides, *kinds, generator) for generator in generators(self.options)]
         left, right = (F.normalize(torch.stack(parts).mean(0), dim=1).cpu() for parts in zip(*draws, strict=True))
         return left, right
 
     def _refine(
         self, query: Tensor, gallery: Tensor, query_modality: Tensor, gallery_modality: Tensor, generator: Generator
     ) -> tuple[Tensor, Tensor]:
-        if self.options.mode == "isolated":
-            transformer = self.refiner.transformer
-            sides = insert_queries(transformer, query, gallery, query_modality, gallery_modality, generator)
-            return self.refiner.output(sides[0]), self.refiner.output(sides[1])
         modality = torch.cat([query_modality, gallery_modality])
         out = self.refiner.refine(torch.cat([query, gallery]), modality, generator)
         return out[: len(query)], out[len(query) :]

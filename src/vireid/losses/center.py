@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from vireid.nn import widen
+
 
 class CenterLoss(nn.Module):
     """`weight / B * sum_i |f_i - c_{y_i}|^2`, with centres that move as if the weight were 1.
@@ -22,7 +24,6 @@ class CenterLoss(nn.Module):
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """Return the weighted loss."""
-        features = features.float() if features.dtype != torch.float64 else features
         own = self.centers[labels]
         own = own.detach() + (own - own.detach()) / self.weight
-        return self.weight * (features - own).square().sum(1).clamp(1e-12, 1e12).mean()
+        return self.weight * (widen(features) - own).square().sum(1).clamp(1e-12, 1e12).mean()

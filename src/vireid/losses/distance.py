@@ -9,23 +9,25 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+from vireid.nn import widen
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def full_precision(function: Callable[P, R]) -> Callable[P, R]:
-    """Run a function outside autocast with its half-precision tensor arguments cast to float32."""
+    """Run a function of tensors outside their device's autocast, with half-precision ones cast to float32."""
 
-    def widen(value: object) -> object:
-        if isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16):
-            return value.float()
-        return value
+    def wide(value: object) -> object:
+        return widen(value) if isinstance(value, Tensor) else value
 
     @wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        device = next((a.device.type for a in args if isinstance(a, Tensor)), "cpu")
+        device = next((a.device.type for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
+        if device is None:
+            raise TypeError(f"{function.__qualname__} got no tensor to tell the device by")
         with torch.autocast(device, enabled=False):
-            return function(*map(widen, args), **{k: widen(v) for k, v in kwargs.items()})  # type: ignore[arg-type]
+            return function(*map(wide, args), **{k: wide(v) for k, v in kwargs.items()})  # type: ignore[arg-type]
 
     return wrapper
 

@@ -6,12 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
 
-import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from vireid.losses import Term
-from vireid.nn import BackboneOptions
+from vireid.nn import BackboneOptions, widen
 from vireid.options import Options
 from vireid.records import Batch
 
@@ -128,4 +127,4 @@ def cosine_distance(query: Features, gallery: Features) -> Tensor:
 
 def normalize(features: Tensor) -> Tensor:
     """L2-normalise rows in float32."""
-    return F.normalize(features if features.dtype == torch.float64 else features.float(), dim=1)
+    return F.normalize(widen(features), dim=1)

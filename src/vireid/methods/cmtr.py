@@ -10,6 +10,7 @@ No code is public: what the paper's abstract and notes leave open follows public
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Literal
 
 import torch
@@ -17,9 +18,9 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from vireid.losses import Reduction, WeightedRegularizedTriplet, WeightForm, full_precision
+from vireid.losses import Reduction, WeightedRegularizedTriplet, WeightForm, batch_hard_triplet, full_precision
 from vireid.methods.base import Features, Method, ParameterGroup, normalize
-from vireid.nn import BackboneOptions, IdentityClassifier, ViTOptions, bnneck, build_vit
+from vireid.nn import BackboneOptions, IdentityClassifier, ViTOptions, bnneck, build_vit, widen
 from vireid.options import Options
 from vireid.records import Batch, Modality
 
@@ -42,8 +43,9 @@ class CMTROptions(Options):
     detach_center: bool = False
     mac_distance: Literal["euclidean", "squared"] = "euclidean"
     separate_classifier: bool = Field(False, description="MAID with a classifier of its own")
-    wrt: WeightForm = Field("softmax", description="form of the triplet's weights")
-    wrt_feature: Literal["token", "bn"] = Field("token", description="feature of the triplet: V or f")
+    triplet: Literal["wrt", "soft_margin"] = Field("wrt", description="soft_margin: batch-hard, as TransReID's")
+    wrt: WeightForm = Field("softmax", description="form of the wrt's weights")
+    wrt_feature: Literal["token", "bn"] = Field("token", description="feature of either triplet: V or f")
     id_reduction: Literal["mean", "per_modality_sum"] = "mean"
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     test_removal: bool = Field(False, description="search with g in place of f")
@@ -52,6 +54,14 @@ class CMTROptions(Options):
     def _require_embedding(self) -> CMTROptions:
         if self.modality_embedding == "none" and (self.mae_weight or self.test_removal):
             raise ValueError("modality_embedding=none leaves nothing to remove: set mae_weight=0, test_removal=false")
+        return self
+
+    @model_validator(mode="after")
+    def _require_trained_phi(self) -> CMTROptions:
+        untrained = not self.mae_weight or (self.mae_terms == "mac" and self.center == "same")
+        if self.test_removal and untrained and self.phi != "identity":
+            cause = "mae_terms=mac with center=same" if self.mae_weight else "mae_weight=0"
+            raise ValueError(f"{cause} leaves phi={self.phi} untrained: set test_removal=false, or phi=identity")
         return self
 
 
@@ -76,7 +86,8 @@ class CMTR(Method):
         self.classifier = IdentityClassifier(dim, num_classes)
         self.phi = build_phi(options.phi, dim) if options.mae_weight or options.test_removal else nn.ModuleList()
         self.maid_classifier = IdentityClassifier(dim, num_classes) if options.separate_classifier else None
-        self.wrt = WeightedRegularizedTriplet(options.wrt)
+        soft = partial(batch_hard_triplet, margin=None)
+        self.triplet = WeightedRegularizedTriplet(options.wrt) if options.triplet == "wrt" else soft
         self.mean, self.std, self.embedding_dim = self.network.mean, self.network.std, dim
         self.epoch = 0
 
@@ -84,7 +95,7 @@ class CMTR(Method):
         """Return the class token V (N, D) and f = BN(V) (N, D), float32."""
         v = self.network(images, self._shift(modality))
         with torch.autocast(v.device.type, enabled=False):
-            v = v.float() if v.dtype != torch.float64 else v
+            v = widen(v)
             return v, self.neck(v)
 
     def features(self, images: Tensor, modality: Tensor, **side: Tensor) -> Features:
@@ -104,22 +115,21 @@ class CMTR(Method):
         o = self.options
         terms = {
             "id": self._identity(f, batch),
-            "triplet": self.wrt(v if o.wrt_feature == "token" else f, batch.pid),
+            "triplet": self.triplet(v if o.wrt_feature == "token" else f, batch.pid),
         }
         if o.mae_weight:
             g = f - self.removal()[batch.modality]
             if o.mae_terms != "maid":
                 terms["mac"] = self._strength() * modality_aware_center(g, batch.pid, batch.modality, o)
             if o.mae_terms != "mac":
-                logits = (self.maid_classifier or self.classifier)(g)
-                terms["maid"] = self._strength() * F.cross_entropy(logits, batch.pid, reduction=o.mae_reduction)
+                terms["maid"] = self._strength() * self._identity_after_removal(g, batch.pid)
         return terms | self.term_losses(f, batch)
 
-    @full_precision
     def removal(self) -> Tensor:
-        """Return phi_m(e_m), the constant vector of each modality, (2, D)."""
+        """Return phi_m(e_m), the constant vector of each modality, (2, D), float32."""
         assert self.embedding is not None
-        return torch.stack([self.phi[m % len(self.phi)](e) for m, e in enumerate(self.embedding)])
+        with torch.autocast(self.embedding.device.type, enabled=False):
+            return torch.stack([self.phi[m % len(self.phi)](e) for m, e in enumerate(self.embedding)])
 
     def folded(self) -> dict[Modality, nn.Sequential]:
         """Return a plain ViT and BatchNorm for each modality: images (N, 3, H, W) -> f (N, D), not normalised.
@@ -177,6 +187,11 @@ class CMTR(Method):
         if self.options.id_reduction == "mean":
             return each.mean()
         return torch.stack([each[batch.modality == m].mean() for m in batch.modality.unique()]).sum()
+
+    @full_precision
+    def _identity_after_removal(self, g: Tensor, pids: Tensor) -> Tensor:
+        logits = (self.maid_classifier or self.classifier)(g)
+        return F.cross_entropy(logits, pids, reduction=self.options.mae_reduction)
 
 
 @full_precision

@@ -20,7 +20,7 @@ from vireid.errors import InputError
 from vireid.losses import CenterLoss, blockwise_batch_hard_triplet
 from vireid.methods.base import ParameterGroup
 from vireid.methods.refiner import WIDEST, Projection, Refiner
-from vireid.nn import BackboneOptions, IdentityClassifier, bnneck
+from vireid.nn import BackboneOptions, IdentityClassifier, bnneck, widen
 from vireid.nn.neighbor_graph import (
     Graph,
     LandmarkSampling,
@@ -107,9 +107,7 @@ class Block(nn.Module):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values (B, H, N, d_h) of (B, N, D), never in half precision."""
-        parts = self.qkv(x)
-        parts = parts if parts.dtype == torch.float64 else parts.float()
-        q, k, v = parts.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = widen(self.qkv(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return q, k, v
 
     def forward(self, x: Tensor, attended: Tensor) -> Tensor:
@@ -151,6 +149,7 @@ class NeighborTransformer(nn.Module):
         modality: Tensor | None = None,
         generator: Generator | None = None,
         states: list[LayerState] | None = None,
+        graph: Graph | None = None,
     ) -> Tensor:
         """Let the tokens of each set exchange information.
 
@@ -160,6 +159,7 @@ class NeighborTransformer(nn.Module):
             modality: (N,) or (B, N), needed where neighbours or landmarks go by modality.
             generator: draws the landmarks; default: one seeded with 0.
             states: a list to fill with what each layer leaves for later queries; one set only.
+            graph: `self.graph` of x, where there is one already.
 
         Returns:
             The last block's output, in the shape of x.
@@ -169,7 +169,8 @@ class NeighborTransformer(nn.Module):
         kinds = kinds.expand(tokens.shape[:2])
         drawn = self.draw(kinds, generator) if landmark_indices is None else landmark_indices
         drawn = drawn.expand(len(tokens), -1, -1)
-        graph = self.graph(tokens, kinds) if self.options.mask_source == "cosine" else None
+        if graph is None and self.options.mask_source == "cosine":
+            graph = self.graph(tokens, kinds)
         for layer, block in enumerate(self.layers()):
             attended = self._attend(block.project(tokens), drawn[:, layer, None], kinds, graph, states)
             tokens = block(tokens, attended)

@@ -10,6 +10,7 @@ from vireid.nn.mogrifier import MogrifierLSTMCell, mogrify
 from vireid.nn.neck import IdentityClassifier, IdentityHead, bnneck
 from vireid.nn.non_local import NonLocalBlock, add_non_local
 from vireid.nn.pooling import AveragePool, GeneralizedMeanPool
+from vireid.nn.precision import widen
 from vireid.nn.stripes import AlignedStripeHead, StripeClassifier, StripeHead, pool_stripes
 from vireid.nn.two_stream import TwoStream, route
 from vireid.nn.vit import HybridOptions, ViT, ViTOptions, build_vit
@@ -51,4 +52,5 @@ __all__ = [
     "route",
     "split_attribute",
     "standing_template",
+    "widen",
 ]

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vireid.errors import InputError
+from vireid.nn.precision import widen
 
 SLOPE = 0.3
 EPSILON = 1e-5
@@ -125,7 +126,7 @@ class MapNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised map, in float32."""
         with torch.autocast(x.device.type, enabled=False):
-            x = x.float() if x.dtype != torch.float64 else x
+            x = widen(x)
             variance, mean = torch.var_mean(x, (1, 2, 3), keepdim=True)
             return (x - mean) * (self.weight / (variance.sqrt() + EPSILON)) + self.bias
 
@@ -183,5 +184,4 @@ class Decoder(nn.Module):
         """Return the images, in float32."""
         for block, chunk in zip(self.blocks, code.chunk(CHUNKS, dim=1), strict=True):
             prototype = block(prototype, chunk)
-        image = self.up(prototype)
-        return image if image.dtype == torch.float64 else image.float()
+        return widen(self.up(prototype))

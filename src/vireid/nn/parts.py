@@ -9,13 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vireid.nn.precision import widen
+
 MaskKind = Literal["sigmoid", "softmax", "hard"]
 MaskNorm = Literal["masked", "area"]
 
 
 def part_masks(logits: Tensor, kind: MaskKind) -> Tensor:
     """Turn logits (N, p, h, w) into float32 masks in [0, 1]; `hard` is one-hot with the gradient of softmax."""
-    logits = _wide(logits)
+    logits = widen(logits)
     if kind == "sigmoid":
         return logits.sigmoid()
     soft = logits.softmax(1)
@@ -27,7 +29,7 @@ def part_masks(logits: Tensor, kind: MaskKind) -> Tensor:
 def pool_parts(appearance: Tensor, masks: Tensor, norm: MaskNorm = "masked") -> Tensor:
     """Return `f_i = sum_hw M^i_hw F_hw / K^i`, (N, C, h, w), (N, p, h, w) -> (N, p, C)."""
     with torch.autocast(appearance.device.type, enabled=False):
-        sums = torch.einsum("bphw,bchw->bpc", masks, _wide(appearance))
+        sums = torch.einsum("bphw,bchw->bpc", masks, widen(appearance))
     return sums / masks[0, 0].numel() if norm == "area" else sums / (masks.sum((2, 3)) + 1e-6)[..., None]
 
 
@@ -44,7 +46,3 @@ def sine_positions(count: int, dim: int) -> Tensor:
     frequency = torch.exp(torch.arange(0, dim, 2, dtype=torch.float64) * (-math.log(10000.0) / dim))
     angle = torch.arange(count)[:, None] * frequency
     return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)[:, :dim].float()
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()

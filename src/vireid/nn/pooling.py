@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from vireid.nn.precision import widen
+
 
 class GeneralizedMeanPool(nn.Module):
     """`f_c = (mean over positions of x_c^p)^(1/p)` (AGW's GeM), in float32.
@@ -33,7 +35,7 @@ class GeneralizedMeanPool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Pool every channel over its positions."""
         with torch.autocast(x.device.type, enabled=False):
-            x = x.float() if x.dtype != torch.float64 else x
+            x = widen(x)
             if self.p is None:
                 return (x.pow(self.start).mean(dim=(2, 3)) + 1e-12).pow(1.0 / self.start)
             return x.clamp(min=1e-6).pow(self.p.view(1, -1, 1, 1)).mean(dim=(2, 3)).pow(1.0 / self.p)
@@ -44,4 +46,4 @@ class AveragePool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool every channel over its positions."""
-        return x.mean(dim=(2, 3), dtype=None if x.dtype == torch.float64 else torch.float32)
+        return widen(x).mean(dim=(2, 3))

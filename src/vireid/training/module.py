@@ -60,7 +60,7 @@ class TrainingModule(LightningModule):
         step = (self.recipe.seed, self.current_epoch, self.trainer.fit_loop.epoch_loop.total_batch_idx + 1)
         generator = torch.Generator().manual_seed(_seed(*step, self.global_rank))
         batch = self.method.prepare(batch, generator)
-        batch = self.recipe.augment(batch, self.method.mean, self.method.std, generator)
+        batch = self.recipe.augment(batch, self.method.mean, self.method.std, generator, self.current_epoch)
         return replace(batch, images=batch.images.contiguous(memory_format=self.precision.memory_format))
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:

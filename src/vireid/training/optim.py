@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 import torch
+from torch.nn import Parameter
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
@@ -32,7 +33,8 @@ def build_optimizers(method: Method, recipes: dict[str, OptimizerOptions]) -> di
     for group in groups:
         if group.optimizer not in recipes:
             raise InputError(f"the recipe lacks optimizers.{group.optimizer}, which parameter group {group.name} needs")
-    return {name: _build(name, options, groups) for name, options in recipes.items()}
+    biases = {id(p) for name, p in method.named_parameters() if "bias" in name.rpartition(".")[2]}
+    return {name: _build(name, options, groups, biases) for name, options in recipes.items()}
 
 
 def split_classifiers(method: Method) -> list[ParameterGroup]:
@@ -50,7 +52,7 @@ def split_classifiers(method: Method) -> list[ParameterGroup]:
     return groups
 
 
-def _build(name: str, options: OptimizerOptions, groups: list[ParameterGroup]) -> Optimizer:
+def _build(name: str, options: OptimizerOptions, groups: list[ParameterGroup], biases: set[int]) -> Optimizer:
     own = [group for group in groups if group.optimizer == name]
     known = {group.name for group in own}
     strange = sorted({*options.lr_scale, *options.weight_decay_scale, *options.takes} - known)
@@ -61,20 +63,30 @@ def _build(name: str, options: OptimizerOptions, groups: list[ParameterGroup]) -
         )
     settings = [
         {
-            "params": [p for p in group.params if p.requires_grad],
+            "params": params,
             "name": group.name,
-            "lr": options.lr * options.lr_scale.get(group.name, 1.0),
-            "base_lr": options.lr * options.lr_scale.get(group.name, 1.0),
+            "lr": lr,
+            "base_lr": lr,
             "weight_decay": options.weight_decay * options.weight_decay_scale.get(group.name, 1.0),
             "clip": group.clip,
         }
         for group in own
+        for params, lr in _rates(group, options, biases)
     ]
     if options.kind == "sgd":
         nesterov = options.nesterov and options.momentum > 0
         return torch.optim.SGD(settings, lr=options.lr, momentum=options.momentum, nesterov=nesterov)
     kind = torch.optim.Adam if options.kind == "adam" else torch.optim.AdamW
     return kind(settings, lr=options.lr, betas=options.betas)
+
+
+def _rates(group: ParameterGroup, options: OptimizerOptions, biases: set[int]) -> list[tuple[list[Parameter], float]]:
+    """Return a group's trained parameters with their learning rate, the biases apart where they have another one."""
+    lr, trained = options.lr * options.lr_scale.get(group.name, 1.0), [p for p in group.params if p.requires_grad]
+    if options.bias_lr_scale == 1:
+        return [(trained, lr)]
+    split = [p for p in trained if id(p) not in biases], [p for p in trained if id(p) in biases]
+    return [(p, rate) for p, rate in zip(split, (lr, lr * options.bias_lr_scale), strict=True) if p]
 
 
 def limit_gradients(optimizer: Optimizer, clip_norm: float | None) -> None:

@@ -154,7 +154,7 @@ class FeatureSequences(LightningDataModule):
         for step, batch in enumerate(loader(dataset, batches, self.recipe.data.workers)):
             seed = np.random.SeedSequence((self.recipe.seed, epoch, step)).generate_state(1, np.uint64)[0] >> 1
             generator = Generator().manual_seed(int(seed))
-            yield self.recipe.augment(batch, method.mean, method.std, generator)
+            yield self.recipe.augment(batch, method.mean, method.std, generator, epoch)
 
     @torch.inference_mode()
     def _embed(self, batch: Batch) -> Pool:
