@@ -251,8 +251,27 @@ def test_pairs_and_negatives_of_a_batch():
     rows, negatives = choose_rows(pid, modality, 2)
     assert rows.tolist() == [[4, 1], [0, 9]]
     assert negatives.tolist() == [5, 8, 6, 10]
-    with pytest.raises(InputError, match="no identity of the batch has both modalities"):
+    with pytest.raises(InputError, match="0 of 6 identities of the batch have both modalities"):
         choose_rows(pid, torch.zeros_like(pid), 2)
+    with pytest.raises(InputError, match="4 of 6 identities of the batch have both modalities"):
+        choose_rows(pid, modality, 2, size=2)
+    with pytest.raises(InputError, match=r"options.pairs=3 cannot be divided over 2 devices: use a multiple"):
+        choose_rows(pid, modality, 3, size=2)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_ranks_choose_together_what_one_process_chooses(size):
+    pid, modality = torch.arange(12).repeat(2), torch.arange(2).repeat_interleave(12)
+    rows = torch.arange(24)
+
+    def chosen(rank=0, size=1):
+        own = rows[pid % size == rank]
+        pairs, negatives = choose_rows(pid[own], modality[own], 6, rank, size)
+        return own[pairs], own[negatives]
+
+    parts = zip(*(chosen(rank, size) for rank in range(size)), strict=True)
+    for part, alone in zip(parts, chosen(), strict=True):
+        assert torch.equal(torch.cat(part, dim=-1).sort().values, alone.sort().values)
 
 
 def test_start_values_and_saved_decodes():
@@ -268,6 +287,37 @@ def test_start_values_and_saved_decodes():
     assert {name: value.item() for name, value in alone.items()} == pytest.approx(
         {name: value.item() for name, value in terms.items()}, rel=1e-4
     )
+
+
+NOTHING = dict.fromkeys(["cross", "same", "cycle", "code", "kl", "adversarial", "id", "triplet"], 0)
+REAL_ONLY = {"generated_rows": False, "mixed_rows": False}
+
+
+@pytest.mark.parametrize(
+    ("options", "terms", "decoded", "encoded"),
+    [
+        ({}, set(NOTHING), [12, 4], [2, 8]),
+        ({"weights": NOTHING}, set(), [], []),
+        ({"weights": NOTHING | {"id": 1}}, {"id"}, [4], [2, 6]),
+        ({"weights": NOTHING | {"triplet": 1}, **REAL_ONLY}, {"triplet"}, [], [4]),
+        ({"weights": NOTHING | {"kl": 1}}, {"kl"}, [], [2]),
+        ({"weights": NOTHING | {"same": 1}}, {"same"}, [4], [2]),
+        ({"weights": NOTHING | {"cross": 1}, **REAL_ONLY}, {"cross"}, [4], [2]),
+        ({"weights": NOTHING | {"code": 1, "id": 1}, **REAL_ONLY}, {"code", "id"}, [4], [2, 6]),
+        ({"weights": {"id": 0, "triplet": 0}}, set(NOTHING) - {"id", "triplet"}, [12, 4], [2, 2]),
+        ({"warm_id": 1}, {"id", "triplet"}, [4], [2, 6]),
+        ({"warm_id": 1, **REAL_ONLY}, {"id", "triplet"}, [], [4]),
+        ({"warm_generation": 1}, set(NOTHING) - {"id", "triplet"}, [12, 4], [2, 2]),
+    ],
+)
+def test_only_what_a_loss_uses_is_decoded_and_encoded(options, terms, decoded, encoded):
+    """Rows of each call of the decoder, and of the visible prototype encoder: 2 pairs, 2 visible negatives."""
+    hicmd, seen = make_hicmd(**options), ([], [])
+    for module, rows in zip((hicmd.generator.decoder, hicmd.generator.prototype_encoders[0]), seen, strict=True):
+        module.register_forward_hook(lambda module, inputs, output, rows=rows: rows.append(len(output)))
+    found = [hicmd.losses(BATCH, phase) for phase in PHASES]
+    assert (set(found[1]), *seen) == (terms, decoded, encoded)
+    assert bool(found[0]) == ("adversarial" in terms)
 
 
 def literal_losses(hicmd, x_a, x_b, n_a, n_b, pids):

@@ -21,6 +21,7 @@ from vireid.losses import (
     modality_identity,
     softmax_divergence,
 )
+from vireid.losses.cascade import keyed_aggregation
 from vireid.methods import build
 from vireid.methods.msclnet import FusionOptions, SynergyFusion, cross_modal_pairs
 from vireid.nn import AveragePool, GeneralizedMeanPool, MogrifierLSTMCell, mogrify, pool_stripes
@@ -184,6 +185,14 @@ def test_degenerate_cascades():
     sum(value).backward()
     assert [v.item() for v in value] == pytest.approx([0, 0, 0], abs=1e-6)
     assert same.grad.isfinite().all()
+
+
+def test_equal_keys_are_a_sub_class_and_negative_ones_are_left_out():
+    keys = torch.stack([TOY_PIDS, 7 - TOY_SUB], dim=1)
+    filled = F.pad(TOY, (0, 0, 0, 2), value=5.0), F.pad(keys, (0, 0, 0, 2), value=-1)
+    expected = torch.stack(cascaded_aggregation(TOY, TOY_PIDS, TOY_SUB))
+    for rows in ((TOY, keys), filled):
+        assert torch.allclose(torch.stack(keyed_aggregation(*rows)), expected)
 
 
 @pytest.mark.parametrize(
@@ -379,7 +388,7 @@ def test_published_size_and_shapes(monkeypatch):
     assert torch.equal(live, guided)
     seen = []
     monkeypatch.setattr(
-        "vireid.methods.msclnet.cascaded_aggregation",
+        "vireid.losses.cascade.cascaded_aggregation",
         lambda z, *rest: seen.append((z, *rest)) or cascaded_aggregation(z, *rest),
     )
     batch = Batch(torch.empty(64), modality, pid, modality, modality)
@@ -399,7 +408,7 @@ def test_published_size_and_shapes(monkeypatch):
 def test_what_is_aggregated_by_which_key(changes, keys, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "vireid.methods.msclnet.cascaded_aggregation",
+        "vireid.losses.cascade.cascaded_aggregation",
         lambda *a: seen.append(a) or cascaded_aggregation(*a),
     )
     tiny(weights=only("sub"), **changes).losses(make_batch([0, 0, 0], [0, 0, 1], [1, 2, 3]))

@@ -449,6 +449,8 @@ def test_sequences(by_modality):
     assert not np.array_equal(batches[0], other[0])
     ranks = [epoch_sequences(tokens, modality, options, seed=1, epoch=2, rank=r, world_size=2) for r in (0, 1)]
     assert all(np.array_equal(np.concatenate(pair), whole) for *pair, whole in zip(*ranks, batches, strict=True))
+    with pytest.raises(InputError, match=r"sequences.per_batch=2 cannot be divided over 3 devices: use a multiple"):
+        epoch_sequences(tokens, modality, options, seed=1, epoch=2, world_size=3)
     small = epoch_sequences(tokens[:9], modality[:9], options, seed=0, epoch=0)
     assert small[0].shape == (2, 4)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,17 +15,20 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from vireid.data.datamodule import training_rows
 from vireid.errors import InputError
 from vireid.methods import build
 from vireid.methods.agw import AGW
 from vireid.nn.backbone import LITE0
+from vireid.precision import Precision
 from vireid.recipe import OptimizerOptions, Recipe, Schedule, load_recipe, packaged_recipe, save_recipe
-from vireid.records import LabelMap
+from vireid.records import LabelMap, Records
 from vireid.training import resume, train
 from vireid.training import run as run_module
 from vireid.training.checkpoint import latest_checkpoint
 from vireid.training.module import require_equal_labels
 from vireid.training.optim import build_optimizers, limit_gradients, lr_factor, set_learning_rates
+from vireid.training.precision import PhasePrecision, loss_scaling
 
 AGW_CM = Schedule()
 AGW_SM = Schedule(warmup_epochs=10, warmup_start=0.01, milestones=(39, 69))
@@ -107,6 +111,76 @@ def test_gradients_are_limited_after_a_loss_scaler(tiny_recipe, tmp_path, monkey
         hook.remove()
     assert norms
     assert all(norm == pytest.approx(0.5, rel=1e-3) for norm in norms)
+
+
+def test_a_phase_s_optimisers_undo_the_scale_of_its_backward_pass(tiny_recipe, tmp_path, monkeypatch):
+    """The scaler doubles at each update: both optimisers of a batch must step before one."""
+    scaler, original, scales = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=1), run_module.Trainer, []
+
+    def trainer(*, precision, plugins, **settings):
+        return original(plugins=[*plugins, PhasePrecision("16-mixed", "cpu", scaler)], **settings)
+
+    monkeypatch.setattr(run_module, "Trainer", trainer)
+    hook = register_optimizer_step_pre_hook(lambda *_: scales.append(scaler.get_scale()))
+    rows = {"kind": "sgd", "lr": 0.01, "takes": ["classifier"]}
+    try:
+        optimizers = {**tiny_recipe["optimizers"], "rows": rows}
+        train(load_recipe({**tiny_recipe, "epochs": 1, "optimizers": optimizers}), tmp_path / "run")
+    finally:
+        hook.remove()
+    assert scales == [4, 4, 8, 8]
+
+
+@pytest.mark.filterwarnings("ignore:.*GradScaler is enabled, but CUDA is not available")
+@pytest.mark.parametrize(("name", "device", "scaled"), [("16", "cuda", 1), ("16", "cpu", 0), ("bf16", "cuda", 0)])
+def test_only_float16_on_a_gpu_scales_losses(name, device, scaled):
+    plugins = loss_scaling(Precision(name), torch.device(device))
+    assert [type(plugin) for plugin in plugins] == [PhasePrecision] * scaled
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("optimizers.main.lr_scale.trunk=2", "no parameter group trunk"),
+        ("validation.feature=maps", "validation.feature=maps: method agw has no such vector, use global, pooled"),
+    ],
+)
+def test_a_refused_training_leaves_nothing(setting, sentence, tiny_recipe, tmp_path):
+    with pytest.raises(InputError, match=sentence):
+        train(load_recipe(tiny_recipe, [setting]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_junk_is_no_training_identity():
+    records = Records.build(
+        ".", list("abcd"), [7, -1, 7, 8], [1] * 4, [0, 0, 1, 1], ["train", "train", "train", "test"]
+    )
+    assert training_rows(records, Recipe()).path.tolist() == ["a", "c"]
+    with pytest.raises(InputError, match="no training images"):
+        training_rows(records.take([1, 3]), Recipe())
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("precision=64", "precision: Input should be 'auto', '32', 'bf16' or '16'"),
+        ("terms=3", "terms=3: name loss terms with their options"),
+        ("terms=[1]", "terms=[1]: name loss terms"),
+        ("method=[a]", "method=['a']: name a method, such as agw"),
+        ("seed=-1", "seed: Input should be greater than or equal to 0"),
+        ("data.image_size=[0,5]", "data.image_size.0: Input should be greater than 0"),
+        ("optimizers.main.betas=[0.9,2]", "optimizers.main.betas.1: Input should be less than 1"),
+        ("optimizers.main.momentum=-1", "optimizers.main.momentum: Input should be greater than or equal to 0"),
+        ("epochs=2026-13-01", "the value is not YAML"),
+    ],
+)
+def test_wrong_values_get_one_sentence(setting, sentence):
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        load_recipe({}, [setting])
+
+
+def test_a_precision_may_be_a_number():
+    assert [load_recipe({}, [f"precision={bits}"]).precision for bits in (32, 16, "'32'")] == ["32", "16", "32"]
 
 
 def test_a_run_leaves_what_it_promises(run):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from vireid.errors import InputError
 from vireid.options import Options
 
 Indices = NDArray[np.int64]
@@ -47,7 +48,14 @@ def epoch_sequences(
         options: how to draw.
         seed, epoch: what the draw depends on.
         rank, world_size: this process and the number of them; they share each batch's sequences.
+
+    Raises:
+        InputError: when a batch's sequences cannot be divided over the ranks.
     """
+    if options.per_batch % world_size:
+        raise InputError(
+            f"sequences.per_batch={options.per_batch} cannot be divided over {world_size} devices: use a multiple"
+        )
     rng = np.random.default_rng((seed, epoch))
     present = np.unique(modality) if options.by_modality else np.zeros(1, np.int64)
     groups = [np.flatnonzero(modality == m) for m in present] if options.by_modality else [np.arange(len(tokens))]

@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vireid.losses.distance import full_precision, pairwise_euclidean
+from vireid.losses.ranks import over_ranks
 
 
+@over_ranks
 @full_precision
 def blockwise_batch_hard_triplet(features: Tensor, pids: Tensor, margin: float = 0.3, rows: int = 1024) -> Tensor:
     """Return `batch_hard_triplet` and its gradient in O(rows N + N D) memory.

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vireid.losses.distance import full_precision
+from vireid.losses.ranks import over_ranks
 
 InterForm = Literal["identities", "printed"]
 
@@ -70,3 +71,19 @@ def cascaded_aggregation(
         intra=(images[owner] * spread).sum() / max(1, len(z)),
         inter=-factor * (rows.var(0).sum() if len(rows) > 1 else rows.sum() * 0),
     )
+
+
+@over_ranks
+def keyed_aggregation(
+    features: Tensor, keys: Tensor, normalized: bool = True, inter: InterForm = "identities"
+) -> Cascade:
+    """Return `cascaded_aggregation` with rows of one key as a sub-class.
+
+    Args:
+        features: (N, D).
+        keys: (N, K), the identity first; negative in rows that are left out, with which ranks come to equal numbers.
+        normalized, inter: see `cascaded_aggregation`.
+    """
+    live = keys[:, 0] >= 0
+    names, subclasses = torch.unique(keys[live], dim=0, return_inverse=True)
+    return cascaded_aggregation(features[live], names[subclasses, 0], subclasses, normalized, inter)

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from vireid.errors import InputError
 from vireid.losses.distance import full_precision
+from vireid.losses.ranks import over_ranks
 from vireid.records import Modality
 
 
+@over_ranks
 @full_precision
 def cosine_triplet(
     features: Tensor, pids: Tensor, anchors: Tensor, margin: float = 0.5, regularizer: float = 1.0
@@ -74,28 +76,42 @@ def hfl_rows(pid: Tensor, negatives: Tensor, generated: bool = True, mixed: bool
     return HFLRows(*(torch.cat(column) for column in (prototype, style, label, anchors)))
 
 
-def choose_rows(pid: Tensor, modality: Tensor, pairs: int) -> tuple[Tensor, Tensor]:
+def choose_rows(pid: Tensor, modality: Tensor, pairs: int, rank: int = 0, size: int = 1) -> tuple[Tensor, Tensor]:
     """Choose a batch's pairs and negatives: one image of an identity and modality, the first.
+
+    Several ranks, to which the identities of a batch are dealt out in turn, choose together what one would choose.
+
+    Args:
+        pid, modality: (N,), this rank's.
+        pairs: of all ranks.
+        rank, size: this process and the number of them.
 
     Returns:
         rows (2, B) of the first `pairs` identities that have both modalities, and rows (K,) of one image of every other
         identity, by turns visible and infrared; the visible ones stand first.
 
     Raises:
-        InputError: when no identity has both modalities.
+        InputError: when no identity (on several ranks, not every one) has both modalities, or `pairs` cannot be divided
+            over the ranks.
     """
+    if pairs % size:
+        raise InputError(f"options.pairs={pairs} cannot be divided over {size} devices: use a multiple")
     found: dict[int, dict[int, int]] = {}
     kinds = modality.tolist()
     for row, (identity, kind) in enumerate(zip(pid.tolist(), kinds, strict=True)):
         found.setdefault(identity, {}).setdefault(kind, row)
-    paired = [rows for rows in found.values() if len(rows) == len(Modality)][:pairs]
-    if not paired:
+    both = [rows for rows in found.values() if len(rows) == len(Modality)]
+    if not both or (size > 1 and len(both) < len(found)):
         raise InputError(
-            "method hicmd exchanges codes within an identity and no identity of the batch has both modalities: set "
-            "sampling.visible=1 and sampling.infrared=1"
+            f"method hicmd exchanges codes within an identity and {len(both)} of {len(found)} identities of the batch "
+            "have both modalities: set sampling.visible=1 and sampling.infrared=1"
         )
+    paired = both[: pairs // size]
     others = [rows for rows in found.values() if rows not in paired]
-    negatives = [rows.get(turn % len(Modality), next(iter(rows.values()))) for turn, rows in enumerate(others)]
+    turns = range(rank, size * len(others), size)
+    negatives = [
+        rows.get(turn % len(Modality), next(iter(rows.values()))) for turn, rows in zip(turns, others, strict=True)
+    ]
     negatives.sort(key=kinds.__getitem__)
     chosen = [[rows[m] for rows in paired] for m in Modality]
     return torch.tensor(chosen, device=pid.device), torch.tensor(negatives, device=pid.device, dtype=torch.int64)

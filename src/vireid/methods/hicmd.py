@@ -11,18 +11,20 @@ Pairs are stacked by modality, (2, B, …), visible first: `flip(0)` is "the oth
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torchvision.transforms.v2 import RandomErasing
 
 from vireid.losses import Adversarial, choose_rows, cosine_triplet, discriminator_losses, fooling_loss, hfl_rows
+from vireid.losses.hierarchical import HFLRows
 from vireid.methods.base import Features, Method, ParameterGroup, normalize
 from vireid.nn import (
     STAGES,
@@ -36,6 +38,9 @@ from vireid.nn import (
 from vireid.nn.disentangled import CodeExchanger, Codes, Views, fuse, mix, per_modality, split_attribute
 from vireid.options import Options
 from vireid.records import Batch, Modality
+
+IDENTITY = ("id", "triplet")
+"""The losses of HFL; all others are ID-PIG's."""
 
 
 class HiCMDWeights(Options):
@@ -52,8 +57,17 @@ class HiCMDWeights(Options):
 
     @property
     def generate(self) -> bool:
-        """Whether any loss but the identities' is on."""
-        return any((self.cross, self.same, self.cycle, self.code, self.kl, self.adversarial))
+        """Whether any loss of ID-PIG is on."""
+        return any(weight for name, weight in self if name not in IDENTITY)
+
+    @property
+    def identify(self) -> bool:
+        """Whether any loss of HFL is on."""
+        return any(weight for name, weight in self if name in IDENTITY)
+
+    def part(self, identity: bool) -> HiCMDWeights:
+        """Return the weights of HFL or else those of ID-PIG, the others 0."""
+        return self.model_copy(update={name: 0.0 for name, _ in self if (name in IDENTITY) != identity})
 
 
 class HiCMDOptions(Options):
@@ -63,7 +77,9 @@ class HiCMDOptions(Options):
     embedding_dim: int = Field(2048, gt=0, description="of f1, the search feature")
     metric_dim: int = Field(1024, gt=0, description="of f2, the triplet's feature")
     dropout: float = Field(0.5, ge=0, lt=1)
-    pairs: int = Field(2, gt=0, description="identities of a batch that give a pair; the others give a negative")
+    pairs: int = Field(
+        2, gt=0, description="identities of a batch, over all devices, that give a pair; the others give a negative"
+    )
     same_style: Literal["swapped", "own"] = Field("swapped", description="own = printed in the paper")
     cycle_codes: Literal["prototype", "all"] = Field("prototype", description="re-encoded ones; all = printed")
     adversarial: Adversarial = Field("lsgan", description="bce = printed in the paper")
@@ -94,17 +110,17 @@ class FirstPass:
     Attributes:
         images, pid: x (2, B, 3, H, W) and its identities (2, B).
         negatives: images of other identities, visible first.
-        codes: of x.
-        swapped: s~ (2, B, D), the style of the other image with its own pose and illumination.
-        fakes: decoded images (2, B, 3, H, W) by name: `cross`, and as needed `same` and `modality`.
+        attribute: a (2, B, D) of x; empty where no loss needs codes.
+        swapped: s~ (2, B, D), the style of the other image with its own pose and illumination; empty as above.
+        fakes: decoded images (2, B, 3, H, W) by name, those that a loss uses: `cross`, `same`, `modality`.
     """
 
     images: Tensor
     pid: Tensor
     negatives: Batch
-    codes: Codes
-    swapped: Tensor
-    fakes: dict[str, Tensor]
+    attribute: Tensor = field(default_factory=lambda: torch.empty(0))
+    swapped: Tensor = field(default_factory=lambda: torch.empty(0))
+    fakes: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def judged(self) -> Tensor:
@@ -159,18 +175,21 @@ class HiCMD(Method):
 
         The generator does not change between the phases: its images are made once, with their graph.
         """
-        stage, pending, self._pending = self._stage(), self._pending, None
+        w, pending, self._pending = self._weights(), self._pending, None
         if phase == "discriminator":
-            if stage == "id" or not self.options.weights.adversarial:
+            if not w.adversarial:
                 return {}
-            first = self._first_pass(batch)
+            first = self._first_pass(batch, w)
             self._pending = batch, first
             return self._discriminator_losses(first)
-        first = pending[1] if pending is not None and pending[0] is batch else self._first_pass(batch)
-        views: Views = {} if stage == "id" else {"cross": first.fakes["cross"]}
-        codes = self.generator.encode_views(views if stage == "generation" else views | self._identity_views(first))
-        terms = {} if stage == "id" else self._generator_losses(first, codes.pop("cross").stacked())
-        return terms if stage == "generation" else terms | self._identity_losses(first, codes)
+        first = pending[1] if pending is not None and pending[0] is batch else self._first_pass(batch, w)
+        views: Views = {"cross": first.fakes["cross"]} if w.cycle or w.code else {}
+        if w.identify:
+            views |= self._identity_views(first)
+        codes = self.generator.encode_views(views) if views else {}
+        terms = self._generator_losses(first, codes, w)
+        codes.pop("cross", None)
+        return terms | self._identity_losses(first, codes, w) if w.identify else terms
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Return H, B and alpha for the optimiser `head`, E^a and the rest of the generator, and D, for their own."""
@@ -198,32 +217,37 @@ class HiCMD(Method):
         """Discriminators and classifier serve training only; the decoder stays, for `vireid plots swap`."""
         return ("discriminators.", "classifier.", "iteration")
 
-    def _stage(self) -> Literal["generation", "id", "joint"]:
+    def _weights(self) -> HiCMDWeights:
+        """Return the weights in force: warm-ups train ID-PIG alone, then HFL alone."""
         o, iteration = self.options, int(self.iteration)
-        if iteration < o.warm_generation:
-            return "generation"
-        return "id" if iteration < o.warm_generation + o.warm_id or not o.weights.generate else "joint"
+        if iteration >= o.warm_generation + o.warm_id:
+            return o.weights
+        return o.weights.part(identity=iteration >= o.warm_generation)
 
     def _embed(self, f0: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(f0.device.type, enabled=False):
             f1 = self.neck(f0)
             return f1, self.metric(f1)
 
-    def _first_pass(self, batch: Batch) -> FirstPass:
-        """Encode the pairs and decode the swap table; its last entry changes the illumination alone."""
+    def _first_pass(self, batch: Batch, w: HiCMDWeights) -> FirstPass:
+        """Encode the pairs and decode what is used of the swap table; its last entry changes the illumination alone."""
         o = self.options
-        rows, negatives = choose_rows(batch.pid, batch.modality, o.pairs)
-        x = batch.images[rows]
-        with torch.set_grad_enabled(self._stage() != "id"):
-            p, a = codes = self.generator.encode_views({"x": x})["x"].stacked()
-            swapped = mix(a.flip(0), a, a)
-            table = {"cross": (p.flip(0), swapped)}
-            if o.weights.same:
-                table["same"] = (p, swapped if o.same_style == "swapped" else a)
-            if o.weights.adversarial and o.modality_only:
-                table["modality"] = (p.flip(0), mix(a.flip(0), a.flip(0), a))
-            fakes = self.generator.decode(table)
-        return FirstPass(x, batch.pid[rows], batch.take(negatives), codes, swapped, fakes)
+        ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        rows, negatives = choose_rows(batch.pid, batch.modality, o.pairs, *ranks)
+        first = FirstPass(batch.images[rows], batch.pid[rows], batch.take(negatives))
+        augments = w.identify and o.generated_rows
+        if not (w.generate or augments):
+            return first
+        with torch.set_grad_enabled(w.generate):
+            p, a = self.generator.encode_views({"x": first.images})["x"].stacked()
+            swapped, table = mix(a.flip(0), a, a), {}
+            if augments or w.cross or w.cycle or w.code or w.adversarial:
+                table["cross"] = p.flip(0), swapped
+            if w.same:
+                table["same"] = p, swapped if o.same_style == "swapped" else a
+            if w.adversarial and o.modality_only:
+                table["modality"] = p.flip(0), mix(a.flip(0), a.flip(0), a)
+            return replace(first, attribute=a, swapped=swapped, fakes=self.generator.decode(table) if table else {})
 
     def _discriminator_losses(self, first: FirstPass) -> dict[str, Tensor]:
         """Sum over the fakes of `D(fake)^2 + (D(real) - 1)^2 + 0.01 |dD/d real|^2`."""
@@ -234,20 +258,24 @@ class HiCMD(Method):
         total = o.weights.adversarial * torch.stack(terms).sum(0)
         return dict(zip(("fake", "real", "penalty"), total, strict=True))
 
-    def _generator_losses(self, first: FirstPass, again: Codes) -> dict[str, Tensor]:
-        """Return reconstruction, code, KL and adversarial losses; `again` are the codes of the cross images."""
-        o, x, fakes, a = self.options, first.images, first.fakes, again.attribute
-        code = first.swapped if o.cycle_codes == "prototype" else mix(a.flip(0), a, a)
+    def _generator_losses(self, first: FirstPass, codes: Mapping[str, Codes], w: HiCMDWeights) -> dict[str, Tensor]:
+        """Return reconstruction, code, KL and adversarial losses; `codes` has those of the cross images."""
+        x, fakes = first.images, first.fakes
         terms = {
             "cross": lambda: both_means((fakes["cross"] - x).abs()),
             "same": lambda: both_means((fakes["same"] - x).abs()),
-            "cycle": lambda: both_means((self.generator.decode({"": (again.prototype.flip(0), code)})[""] - x).abs()),
-            "code": lambda: code_loss(first.swapped, a),
-            "kl": lambda: kl_loss(first.codes.attribute),
+            "cycle": lambda: both_means((self._cycle(first, codes["cross"].stacked()) - x).abs()),
+            "code": lambda: code_loss(first.swapped, codes["cross"].stacked().attribute),
+            "kl": lambda: kl_loss(first.attribute),
             "adversarial": lambda: self._fooling(first),
         }
-        wanted = {name: getattr(o.weights, name) for name in terms}
-        return {name: weight * terms[name]() for name, weight in wanted.items() if weight}
+        return weighted(terms, w)
+
+    def _cycle(self, first: FirstPass, again: Codes) -> Tensor:
+        """Decode the cross images' prototypes with what these were decoded from, or with codes encoded again."""
+        a = again.attribute
+        code = first.swapped if self.options.cycle_codes == "prototype" else mix(a.flip(0), a, a)
+        return self.generator.decode({"cycle": (again.prototype.flip(0), code)})["cycle"]
 
     def _fooling(self, first: FirstPass) -> Tensor:
         """Sum over the fakes of `(D(fake) - 1)^2`."""
@@ -265,21 +293,32 @@ class HiCMD(Method):
             views["negative"] = [self._erased(n.images[n.modality == modality]) for modality in Modality]
         return views
 
-    def _identity_losses(self, first: FirstPass, views: Mapping[str, Codes]) -> dict[str, Tensor]:
+    def _identity_losses(self, first: FirstPass, views: Mapping[str, Codes], w: HiCMDWeights) -> dict[str, Tensor]:
         """Return CE over all rows of HFL, and the triplet with the rows of either modality as anchors."""
-        o, w = self.options, self.options.weights
+        o = self.options
         prototype, attribute = (torch.cat(part) for part in zip(*views.values(), strict=True))
         rows = hfl_rows(first.pid, first.negatives.pid, o.generated_rows, o.mixed_rows)
         body, style = self.prototype_network(prototype), split_attribute(attribute)[0]
         f1, f2 = self._embed(fuse(body[rows.prototype], style[rows.style], self.alpha))
         with torch.autocast(f1.device.type, enabled=False):
-            identity = F.cross_entropy(self.classifier(f1), rows.pid)
-        triplets = [cosine_triplet(f2, rows.pid, rows.anchor == m, o.margin, o.regularizer) for m in Modality]
-        return {"id": w.id * identity, "triplet": w.triplet * torch.stack(triplets).sum()}
+            logits = self.classifier(f1)
+        terms = {"id": lambda: F.cross_entropy(logits, rows.pid), "triplet": lambda: self._triplet(f2, rows)}
+        return weighted(terms, w)
+
+    def _triplet(self, f2: Tensor, rows: HFLRows) -> Tensor:
+        o = self.options
+        own = [cosine_triplet(f2, rows.pid, rows.anchor == m, o.margin, o.regularizer) for m in Modality]
+        return torch.stack(own).sum()
 
     def _erased(self, images: Tensor) -> Tensor:
         flat = images.reshape(-1, *images.shape[-3:])
         return torch.stack([self.erase(image) for image in flat]).view_as(images) if len(flat) else images
+
+
+def weighted(terms: Mapping[str, Callable[[], Tensor]], weights: HiCMDWeights) -> dict[str, Tensor]:
+    """Compute the terms whose weight is not 0, times it."""
+    wanted = {name: getattr(weights, name) for name in terms}
+    return {name: weight * terms[name]() for name, weight in wanted.items() if weight}
 
 
 def both_means(values: Tensor) -> Tensor:

@@ -25,7 +25,6 @@ from vireid.losses import (
     InterForm,
     WeightedRegularizedTriplet,
     WeightForm,
-    cascaded_aggregation,
     diversity,
     full_precision,
     global_guidance,
@@ -33,6 +32,7 @@ from vireid.losses import (
     modality_identity,
     softmax_divergence,
 )
+from vireid.losses.cascade import keyed_aggregation
 from vireid.methods.agw import AGWNetwork, AGWNetworkOptions
 from vireid.methods.base import Method, ParameterGroup
 from vireid.nn import (
@@ -236,15 +236,16 @@ class MSCLNet(AGWNetwork):
     def _cascade(self, f: Tensor, f_s: Tensor | None, pairs: tuple[Tensor, Tensor], batch: Batch) -> dict[str, Tensor]:
         """L_sub, L_intra and L_inter (Eq. 10 to 12) of f^v, f^r and f^s; a camera of two modalities counts as two."""
         o, (visible, infrared) = self.options, pairs
-        sets = [(f, torch.stack([batch.pid, batch.modality, batch.camid, batch.camid]))]
+        sets = [(f, torch.stack([batch.pid, batch.modality, batch.camid, batch.camid], dim=1))]
         if f_s is not None:
             other = visible if o.ca_key == "visible" else infrared
             kind = torch.full_like(visible, Modality.VISIBLE if o.ca_key == "visible" else SYNERGISTIC)
-            fused = f_s, torch.stack([batch.pid[visible], kind, batch.camid[visible], batch.camid[other]])
+            key = torch.stack([batch.pid[visible], kind, batch.camid[visible], batch.camid[other]], dim=1)
+            fill = (0, 0, 0, len(batch) - len(key))  # ranks may have unequally many pairs, but not images
+            fused = F.pad(f_s, fill), F.pad(key, fill, value=-1)
             sets = [fused] if o.ca_on == "synergy" else [*sets, fused]
-        features, keys = torch.cat([z for z, _ in sets]), torch.cat([key for _, key in sets], dim=1)
-        _, subclass = torch.unique(keys, dim=1, return_inverse=True)
-        return cascaded_aggregation(features, keys[0], subclass, o.ca_normalize, o.inter)._asdict()
+        features, keys = (torch.cat(columns) for columns in zip(*sets, strict=True))
+        return keyed_aggregation(features, keys, o.ca_normalize, o.inter)._asdict()
 
 
 def cross_modal_pairs(pids: Tensor, modality: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
@@ -103,7 +104,7 @@ def mutual(index: Tensor, rows: int = 8192) -> Tensor:
 
 
 class ModalityMean(nn.Module):
-    """Subtracts from every row the mean of its modality over all rows seen in training; 0 before there were any."""
+    """Subtracts from every row the mean of its modality over all rows, of all ranks, seen in training; at first 0."""
 
     mean: Tensor
     count: Tensor
@@ -116,11 +117,19 @@ class ModalityMean(nn.Module):
     @torch.no_grad()
     def forward(self, x: Tensor, modality: Tensor) -> Tensor:
         """Map rows (..., D) of modalities (...); in training mode they count first."""
-        for m in modality.unique() if self.training else []:
-            rows = x[modality == m]
-            self.count[m] += len(rows)
-            self.mean[m] += (rows - self.mean[m]).sum(0) / self.count[m]
+        if self.training:
+            self._count(x, modality)
         return x - self.mean[modality]
+
+    def _count(self, x: Tensor, modality: Tensor) -> None:
+        rows = [x[modality == m] for m in Modality]
+        sums = torch.stack([(own - mean).sum(0) for own, mean in zip(rows, self.mean, strict=True)])
+        counts = self.count.new_tensor([len(own) for own in rows])
+        if dist.is_initialized():
+            dist.all_reduce(sums)
+            dist.all_reduce(counts)
+        self.count += counts
+        self.mean += sums / self.count.clamp(min=1)[:, None]
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from vireid.precision import Precision
 from vireid.recipe import Recipe
 from vireid.records import Batch
 from vireid.training.optim import build_optimizers, limit_gradients, lr_factor, set_learning_rates
+from vireid.training.precision import PhasePrecision
 from vireid.training.ranks import Ranks
 
 
@@ -82,6 +83,8 @@ class TrainingModule(LightningModule):
             self.manual_backward(total)
             for optimizer in own:
                 optimizer.step()
+            if isinstance(self.trainer.precision_plugin, PhasePrecision):
+                self.trainer.precision_plugin.end_phase()
             self._log(logged, len(batch))
         self.method.after_step()
 

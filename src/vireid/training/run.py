@@ -34,6 +34,7 @@ from vireid.training.callbacks import Bundles, LossBar
 from vireid.training.checkpoint import AtomicCheckpointIO, latest_checkpoint, remove_torn, trained_epochs
 from vireid.training.logs import open_log
 from vireid.training.module import TrainingModule
+from vireid.training.precision import loss_scaling
 from vireid.training.ranks import Launch, build_strategy, is_rank_zero, one_voice, plan_launch
 from vireid.training.refine import FeatureSequences, RefinerBundles, RefinerModule, resolve_encoder
 
@@ -146,12 +147,13 @@ def _announce(recipe: Recipe, data: Data, bundles: Bundles, precision: Precision
 def _trainer(
     recipe: Recipe, run: Path, log: CSVLogger, steps: int, bundles: Bundles, precision: Precision, launch: Launch
 ) -> Trainer:
+    scaling = loss_scaling(precision, default_device())
     return Trainer(
         accelerator="auto",
         strategy=build_strategy(launch),
         devices=launch.devices,
         num_nodes=launch.num_nodes,
-        precision=precision.plugin,
+        precision=None if scaling else precision.plugin,
         max_epochs=recipe.epochs,
         logger=[log, TensorBoardLogger(run, name="", version="logs")],
         callbacks=[
@@ -167,7 +169,7 @@ def _trainer(
                 save_on_train_epoch_end=True,
             ),
         ],
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *scaling],
         enable_model_summary=False,
         log_every_n_steps=min(10, steps),
         num_sanity_val_steps=0,
