@@ -7,11 +7,15 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 import vireid
 from vireid.cli import app
+from vireid.cli_options import write_figure
 from vireid.data import open_dataset
+from vireid.evaluation.strangers import embed_strangers
+from vireid.records import Modality
 
 
 def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path):
@@ -36,7 +40,22 @@ def test_evaluate_writes_json_and_rows(run, tmp_path):
     assert {"rank1", "rank5", "rank10", "rank20", "mAP", "mINP", "trials"} <= set(values)
     assert [r["protocol"] for r in values["results"]] == ["cross-ir2vis", "cross-vis2ir"]
     assert all(0 <= values[k] <= 1 for k in ("rank1", "mAP", "mINP"))
+    stamp = {"data_set": "manifest", "synthetic": False, "method": "agw", "bundle": "last.safetensors"}
+    assert stamp.items() <= values.items()
     assert "cross-ir2vis &" in evaluate(run, "--format", "latex")
+
+
+def test_the_table_is_printed_before_a_file_that_cannot_be_written(run, tmp_path):
+    (tmp_path / "file").touch()
+    command = ["evaluate", run, "--protocol", "cross", "--format", "latex", "--json", tmp_path / "file" / "o.json"]
+    result = CliRunner().invoke(app, list(map(str, command)))
+    assert isinstance(result.exception, OSError)
+    assert "cross-ir2vis &" in result.output
+
+
+def test_a_figure_makes_its_folder(tmp_path):
+    write_figure(Figure(), tmp_path / "new" / "figure.svg")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["figure.svg"]
 
 
 def test_a_bundle_needs_its_data_and_scores_like_its_run(run, manifest, tmp_path):
@@ -62,21 +81,39 @@ def test_features_of_any_code_base_score_like_the_model(run, manifest, tmp_path)
     features = vireid.load(run / "last.safetensors").extract(records)["global"].numpy()
     columns = {"pid": records.pid, "camid": records.camid, "modality": records.modality}
     np.savez(tmp_path / "features.npz", features=3 * features, **columns)
-    evaluate("--features", tmp_path / "features.npz", "--protocol", "cross", "--json", tmp_path / "a.json")
+    own = ("--features", tmp_path / "features.npz", "--protocol", "cross", "--data", "manifest")
+    evaluate(*own, "--json", tmp_path / "a.json")
     evaluate(run, "--protocol", "cross", "--json", tmp_path / "b.json")
     ours, theirs = (json.loads((tmp_path / name).read_text()) for name in ("a.json", "b.json"))
     assert all(ours[k] == pytest.approx(theirs[k], abs=1e-9) for k in ("rank1", "mAP", "mINP"))
+    assert ours["data_set"] == "manifest"
 
 
 def test_roc_and_distractors(run, tmp_path):
     assert "equal error rate" in evaluate(run, "--protocol", "cross", "--roc")
     out, figure = tmp_path / "curve.json", tmp_path / "curve.png"
     evaluate(run, "--protocol", "cross", "--distractors", "synthetic:120", "--json", out, "--figure", figure)
-    curve = json.loads(out.read_text())["cross-ir2vis"]
+    evaluate(run, "--protocol", "cross", "--json", tmp_path / "plain.json")
+    result, plain = (json.loads(file.read_text()) for file in (out, tmp_path / "plain.json"))
+    result, curve = result["cross-ir2vis"], result["cross-ir2vis"]["curve"]
+    assert result["distractors"] == "synthetic:120"
+    assert all(result[key] == plain[key] for key in ("data_set", "bundle_sha256", "feature", "flip", "checkpoint"))
+    assert all(curve[0][key] == plain[key] for key in ("rank1", "mAP", "mINP"))
     sizes = [point["num_gallery"] for point in curve]
     assert [size - sizes[0] for size in sizes] == [0, 100, 120]
     assert all(later["mAP"] <= earlier["mAP"] for earlier, later in pairwise(curve))
     assert figure.stat().st_size > 1000
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_strangers_are_embedded_like_the_gallery(run, manifest, flip):
+    embedder = vireid.load(run / "last.safetensors")
+    records = open_dataset("manifest", manifest)
+    records = records.take(np.argsort(records.path.astype(str)))
+    ours = embed_strangers(embedder, str(manifest), Modality.VISIBLE, {"global"}, flip=flip)
+    rows, features = records.mask(modality=Modality.VISIBLE), embedder.extract(records, flip=flip)
+    assert list(ours) == ["global"]
+    np.testing.assert_allclose(ours["global"][rows], features["global"][rows], atol=1e-5)
 
 
 def test_doctor_and_methods():

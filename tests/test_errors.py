@@ -89,6 +89,7 @@ def write_features(place):
     bad = features.copy()
     bad[1, 0] = np.nan
     np.savez(place / "nan.npz", features=bad, **columns)
+    np.savez(place / "fraction.npz", features=features, **{**columns, "pid": [1, 2.5, 1, 2]})
     np.savez(place / "uneven.npz", features=features[:3], **columns)
     np.savez(place / "objects.npz", features=np.array([{}], object), **columns)
     np.savez(place / "lacks.npz", features=features, pid=columns["pid"])

@@ -10,11 +10,12 @@ from vireid.embedder import Embedder
 from vireid.errors import InputError
 from vireid.evaluation import PRESETS, cross, rank_metrics
 from vireid.evaluation.evaluate import FeatureTable
+from vireid.evaluation.provenance import is_synthetic
 from vireid.plots import INK, distance_figure, to_svg
 from vireid.recipe import load_recipe
 from vireid.records import Modality, Records
 from vireid.report import write_report
-from vireid.report.results import both_directions, is_synthetic, read_log
+from vireid.report.results import both_directions, read_log
 from vireid.report.sections import choose_images
 from vireid.report.strips import choose_queries, rank_strips
 from vireid.training import open_records, train

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vireid import __version__, cli_export, cli_gallery, cli_import, cli_ingest, cli_plots, cli_serve
-from vireid.cli_options import DataOption, Root, figure_option
+from vireid.cli_options import DataOption, JsonFile, Root, figure_option, write_figure
 from vireid.errors import InputError
 from vireid.files import explain
 from vireid.progress import progress_bar
@@ -234,7 +234,7 @@ def evaluate(
         list[str] | None, typer.Option("--set", help="the method's option at test time, such as test_distance=global")
     ] = None,
     select: Annotated[str, typer.Option(help="which bundle of a run: last or best")] = "last",
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the result here")] = None,
+    json_file: JsonFile = None,
     style: Annotated[
         Literal["console", "latex", "markdown"], typer.Option("--format", help="of the table")
     ] = "console",
@@ -248,7 +248,7 @@ def evaluate(
     `vireid evaluate runs/agw --refine runs/nformer --refine-set mode=local`,
     `vireid evaluate runs/sysu --protocol sysu-all --distractors synthetic:100000 --figure curve.png`
     """
-    from vireid.evaluation.command import EvaluateRequest, run_evaluation
+    from vireid.evaluation.command import EvaluateRequest, refuse, run_evaluation
     from vireid.evaluation.tables import render, roc_table, write_json
 
     request = EvaluateRequest(
@@ -270,31 +270,34 @@ def evaluate(
         select=select,
     )
     if distractors is not None:
+        refuse("--distractors", {"--format": style != "console"})
         _evaluate_with_strangers(request, distractors, figure, json_file)
         return
+    if figure is not None:
+        raise InputError("--figure draws the curve of --distractors: name some, or leave it out")
     with progress_bar("embedding", console) as progress:
         results = run_evaluation(request, progress)
-    if json_file is not None:
-        write_json(json_file, results)
     console.print(render(results, style), soft_wrap=style != "console")
     for result in results:
         if result.roc is not None:
             console.print(roc_table(result.protocol.name, result.roc))
+    if json_file is not None:
+        write_json(json_file, results)
 
 
 def _evaluate_with_strangers(request: Any, source: str, figure: Path | None, json_file: Path | None) -> None:
     from vireid.evaluation.strangers import evaluate_with_strangers
-    from vireid.evaluation.tables import curve_table, write_curve
+    from vireid.evaluation.tables import curve_table, write_curves
     from vireid.plots import gallery_size_figure
 
     with progress_bar("embedding", console) as progress:
         curves = evaluate_with_strangers(request, source, progress)
     for name, curve in curves.items():
-        console.print(curve_table(name, curve))
+        console.print(curve_table(name, curve.points, curve.stamp))
     if json_file is not None:
-        write_curve(json_file, curves)
+        write_curves(json_file, {name: curve.as_dict() for name, curve in curves.items()})
     if figure is not None:
-        gallery_size_figure(curves).savefig(figure, dpi=150)
+        write_figure(gallery_size_figure({name: curve.points for name, curve in curves.items()}), figure)
 
 
 @app.command()

@@ -12,7 +12,7 @@ from rich.table import Column, Table
 
 from vireid.cli_confirm import confirm, confirmations, reject
 from vireid.cli_guard import Case, GalleryOption, Purpose, audit_app, cameras_app, keys_app, use_of
-from vireid.cli_options import figure_option
+from vireid.cli_options import figure_option, write_figure
 from vireid.errors import InputError
 from vireid.files import write_text
 from vireid.options import checked
@@ -287,7 +287,7 @@ def calibrate(
         table.add_row(name, str(pair.num_genuine), str(pair.num_impostor), f"{pair.eer:.1%}", f"{pair.tpr:.1%}")
     console.print(table)
     if figure is not None:
-        roc_figure(result).savefig(figure, dpi=150)
+        write_figure(roc_figure(result), figure)
 
 
 def _refiner(bundle: Path, gallery: Gallery) -> Reranker:

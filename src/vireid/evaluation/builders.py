@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.io import loadmat
 
 from vireid.errors import InputError
+from vireid.evaluation.features_file import UNREADABLE
 from vireid.records import Records
 
 PERMUTATION_FILE = "exp/rand_perm_cam.mat"
@@ -91,7 +92,7 @@ def read_permutations(path: Path) -> NDArray[Any]:
 def _load_permutations(path: Path, modified: int) -> NDArray[Any]:
     try:
         cell = loadmat(path, variable_names=["rand_perm_cam"])["rand_perm_cam"]
-    except (KeyError, ValueError, NotImplementedError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{path} holds no readable variable rand_perm_cam: fetch it again") from error
     if cell.dtype != object or cell.ndim != 2 or cell.shape[1] != 1:
         raise InputError(f"rand_perm_cam of {path} has shape {cell.shape}, expected a cell of (cameras, 1)")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from vireid.data import find_dataset, open_dataset
 from vireid.data.images import Progress
 from vireid.embedder import Embedder
 from vireid.errors import InputError
 from vireid.evaluation.evaluate import Evaluation, FeatureTable, find_protocol, join_trials, protocol_splits
-from vireid.evaluation.presets import cross
+from vireid.evaluation.presets import GENERIC, cross
 from vireid.evaluation.protocols import Protocol
+from vireid.evaluation.provenance import Subject, check_trials
 from vireid.evaluation.refine import Refinement, RefineOptions
 from vireid.options import setting
 from vireid.recipe import DataOptions, load_recipe
@@ -48,48 +51,86 @@ def run_evaluation(request: EvaluateRequest, progress: Progress | None = None) -
     and loader options; what the request names goes first.
 
     Raises:
-        InputError: for a missing bundle or data root, an unknown protocol, or unreadable data.
+        InputError: for a missing bundle or data root, an unknown protocol, unreadable data, options that do not go
+            together, or models that are not trials of one result.
     """
     if request.features is not None:
-        if request.models:
-            raise InputError("give either models or --features, not both")
-        if request.refine is not None:
-            raise InputError("--refine needs the encoder's bundle: a file of features does not say which one made them")
-        return _score(request, FeatureTable.read(request.features), resolve_protocols(request, "manifest"))
+        return _score(request, *_read_features(request, request.features))
     if not request.models:
         raise InputError("name a run folder or bundle to evaluate, or pass --features FILE")
-    results = [_evaluate_model(request, model, progress) for model in request.models]
+    subjects = [open_subject(request, model) for model in request.models]
+    check_trials(subjects)
+    tables = ((_embed(request, subject, progress)[1], subject.protocols) for subject in subjects)
+    results = [_score(request, *table) for table in tables]
     return [join_trials(column) for column in zip(*results, strict=True)]
 
 
-def _evaluate_model(request: EvaluateRequest, model: Path, progress: Progress | None) -> list[Evaluation]:
-    _, table, protocols = open_model(request, model, progress)
-    return _score(request, table, protocols)
+def refuse(flag: str, given: Mapping[str, object]) -> None:
+    """Refuse options that do not go with a flag: the first by name whose value is true.
+
+    Raises:
+        InputError: naming the option.
+    """
+    if wrong := next((name for name, value in given.items() if value), None):
+        raise InputError(f"{wrong} does not go with {flag}: leave it out")
 
 
 def open_model(
     request: EvaluateRequest, model: Path, progress: Progress | None
 ) -> tuple[Embedder, FeatureTable, list[Protocol]]:
     """Load a model, and a refiner where there is one, and embed the images that its protocols draw from."""
-    name, records = open_evaluation_data(request, model)
+    subject = open_subject(request, model)
+    check_trials([subject])
+    return *_embed(request, subject, progress), subject.protocols
+
+
+def open_subject(request: EvaluateRequest, model: Path) -> Subject:
+    """Open a model's data set and find its bundles and protocols, before anything is embedded.
+
+    Raises:
+        InputError: as `run_evaluation`.
+    """
+    name, options, records = open_evaluation_data(request, model)
     encoder, refiner = resolve_models(request, model)
-    protocols = resolve_protocols(request, name)
-    splits = set().union(*(protocol_splits(protocol) for protocol in protocols))
+    RefineOptions.parse(request.refine_set)
+    if request.refine_set and refiner is None:
+        raise InputError("--refine-set goes with a refiner: name one by --refine, or leave it out")
+    return Subject(model, encoder, refiner, name, options, records, resolve_protocols(request, name))
+
+
+def _embed(request: EvaluateRequest, subject: Subject, progress: Progress | None) -> tuple[Embedder, FeatureTable]:
+    splits = set().union(*(protocol_splits(protocol) for protocol in subject.protocols))
     changed = dict(setting("--set", text, "test_distance=global") for text in request.method_options)
-    embedder = Embedder.load(encoder, options=changed)
+    embedder = Embedder.load(subject.encoder, options=changed)
     how = RefineOptions.parse(request.refine_set)
-    refinement = None if refiner is None else Refinement.open(refiner, encoder, how)
-    table = FeatureTable.extract(embedder, records.where(split=splits), flip=request.flip, progress=progress)
-    stamp = {**table.stamp, "options": changed}
-    return embedder, replace(table, refinement=refinement, stamp=stamp), protocols
+    refinement = None if subject.refiner is None else Refinement.open(subject.refiner, subject.encoder, how)
+    images = subject.records.where(split=splits)
+    table = FeatureTable.extract(embedder, images, flip=request.flip, progress=progress)
+    stamp = {**table.stamp, **subject.stamp(), "options": changed}
+    return embedder, replace(table, refinement=refinement, stamp=stamp)
+
+
+def _read_features(request: EvaluateRequest, file: Path) -> tuple[FeatureTable, list[Protocol]]:
+    if request.models:
+        raise InputError("give either models or --features, not both")
+    if request.refine is not None:
+        raise InputError("--refine needs the encoder's bundle: a file of features does not say which one made them")
+    of_models = {"--root": request.root, "--flip": request.flip, "--set": request.method_options}
+    of_data = {"--option": request.options, "--refine-set": request.refine_set, "--select": request.select != "last"}
+    refuse("--features", {**of_models, **of_data})
+    protocols = resolve_protocols(request, request.data)
+    return FeatureTable.read(file, request.data), protocols
 
 
 def _score(request: EvaluateRequest, table: FeatureTable, protocols: list[Protocol]) -> list[Evaluation]:
     return [table.evaluate(p, feature=request.feature, rerank=request.rerank, roc=request.roc) for p in protocols]
 
 
-def open_evaluation_data(request: EvaluateRequest, model: Path) -> tuple[str, Records]:
-    """Open the data set that the request names, or else the one that the run was trained on; return its name too.
+def open_evaluation_data(request: EvaluateRequest, model: Path) -> tuple[str, dict[str, Any], Records]:
+    """Open the data set that the request names, or else the one that the run was trained on.
+
+    Returns:
+        its name, the loader's options, and its images.
 
     Raises:
         InputError: when neither names a data set and its root.
@@ -104,7 +145,7 @@ def open_evaluation_data(request: EvaluateRequest, model: Path) -> tuple[str, Re
     if root is None:
         raise InputError(f"pass --root DIR, the folder of {info.title}; to get the data, {info.access}")
     options = {**trained.options, **dict(setting("--option", text, "trial=3") for text in request.options)}
-    return trained.name, open_dataset(trained.name, root, **options)
+    return trained.name, options, open_dataset(trained.name, root, **options)
 
 
 def resolve_models(request: EvaluateRequest, model: Path) -> tuple[Path, Path | None]:
@@ -141,17 +182,26 @@ def resolve_bundle(model: Path, select: str = "last") -> Path:
     return bundle
 
 
-def resolve_protocols(request: EvaluateRequest, data: str) -> list[Protocol]:
-    """Return the protocols asked for: by name, by direction, or the data set's own.
+def resolve_protocols(request: EvaluateRequest, data: str | None) -> list[Protocol]:
+    """Return the protocols asked for: by name, by direction (one side stands for both), or the data set's own.
+
+    Args:
+        request: what is asked for.
+        data: the data set that was opened, None where it is unknown.
 
     Raises:
-        InputError: when both a name and a direction are given.
+        InputError: when both a name and a direction are given, or for a protocol of another data set.
     """
-    direction = request.query is not None or request.gallery is not None
-    if direction and request.protocols:
+    named = [Modality.parse(side) if side else None for side in (request.query, request.gallery)]
+    known = next((side for side in named if side is not None), None)
+    if known is not None and request.protocols:
         raise InputError("give either --protocol or --query and --gallery, not both")
-    if direction:
-        query = Modality.parse(request.query or "infrared")
-        gallery = Modality.parse(request.gallery) if request.gallery else Modality(1 - query)
+    if known is not None:
+        query, gallery = (Modality(1 - known) if side is None else side for side in named)
         return [cross(query, gallery)]
-    return [find_protocol(name) for name in request.protocols or find_dataset(data).protocols]
+    own = find_dataset(data or "manifest").protocols
+    protocols = [find_protocol(name) for name in request.protocols or own]
+    for protocol in protocols:
+        if data is not None and protocol.data_set not in (data, GENERIC):
+            raise InputError(f"protocol {protocol.name} is for {protocol.data_set}, not {data}: use {' or '.join(own)}")
+    return protocols

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,8 @@ import torch
 from numpy.typing import ArrayLike
 
 from vireid.errors import InputError
-from vireid.evaluation.distances import Features, as_array, as_features
-from vireid.evaluation.ranking import RankMetrics, rank_features
+from vireid.evaluation.distances import DistanceBlock, Features, Metric, as_array, as_features, feature_distances
+from vireid.evaluation.ranking import RankMetrics, rank_blocks
 
 
 def distractor_curve(
@@ -24,6 +24,7 @@ def distractor_curve(
     gallery_camids: ArrayLike,
     *,
     sizes: Sequence[int],
+    metric: Metric = "cosine",
     **options: Any,
 ) -> list[RankMetrics]:
     """Score the same queries in a gallery joined by the first 0 < s <= S distractors, exactly, for each s.
@@ -40,24 +41,49 @@ def distractor_curve(
         query_camids: (Nq,) cameras.
         gallery_camids: (Ng,) cameras.
         sizes: numbers of distractors, each at most S; 0 scores the gallery alone.
-        **options: `metric`, `hide`, `cmc_unit`, `max_rank` and `block_size` of `rank_features`.
+        metric: see `rank_features`.
+        **options: `hide`, `cmc_unit`, `max_rank` and `block_size` of `rank_blocks`.
 
     Returns:
         One result a size; `num_gallery` is the gallery's size with its distractors.
 
     Raises:
-        InputError: as `rank_features`, and when a size exceeds the distractors.
+        InputError: as `rank_blocks`, and when a size exceeds the distractors.
     """
     if not all(0 <= size <= len(distractors) for size in sizes):  # type: ignore[arg-type]
         raise InputError(f"sizes {list(sizes)} go beyond the {len(distractors)} distractors: embed more")  # type: ignore[arg-type]
     known, strangers = as_features(gallery), as_features(distractors)
     table = torch.cat([known, strangers.to(known.device)])
-    pids = _extended(gallery_pids, query_pids, len(strangers))
-    camids = _extended(gallery_camids, query_camids, len(strangers))
-    ends = [len(known) + size for size in sizes]
-    return [
-        rank_features(query, table[:end], query_pids, pids[:end], query_camids, camids[:end], **options) for end in ends
-    ]
+    labels = (query_pids, gallery_pids, query_camids, gallery_camids)
+
+    def distances(end: int) -> DistanceBlock:
+        return feature_distances(query, table[:end], metric)
+
+    return growing_gallery(distances, *labels, sizes=sizes, **options)
+
+
+def growing_gallery(
+    distances: Callable[[int], DistanceBlock],
+    query_pids: ArrayLike,
+    gallery_pids: ArrayLike,
+    query_camids: ArrayLike,
+    gallery_camids: ArrayLike,
+    *,
+    sizes: Sequence[int],
+    **options: Any,
+) -> list[RankMetrics]:
+    """Score as `distractor_curve` does with any distance.
+
+    Args:
+        distances: maps a number of images, gallery first, then distractors, to the queries' distances to them.
+        query_pids, gallery_pids, query_camids, gallery_camids: labels of queries (Nq,) and gallery (Ng,).
+        sizes: numbers of distractors.
+        **options: those of `rank_blocks`.
+    """
+    pids = _extended(gallery_pids, query_pids, max(sizes))
+    camids = _extended(gallery_camids, query_camids, max(sizes))
+    ends = [len(as_array(gallery_pids)) + size for size in sizes]
+    return [rank_blocks(distances(end), query_pids, pids[:end], query_camids, camids[:end], **options) for end in ends]
 
 
 def _extended(gallery: ArrayLike, query: ArrayLike, count: int) -> np.ndarray:

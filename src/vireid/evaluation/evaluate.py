@@ -19,6 +19,7 @@ from vireid.evaluation.distances import DistanceBlock
 from vireid.evaluation.features_file import read_features
 from vireid.evaluation.presets import PRESETS
 from vireid.evaluation.protocols import Index, Protocol
+from vireid.evaluation.provenance import is_synthetic
 from vireid.evaluation.refine import Refinement
 from vireid.evaluation.rerank import k_reciprocal_rerank
 from vireid.evaluation.roc import VerificationRoc, verification_roc, verification_scores
@@ -41,7 +42,14 @@ class Evaluation:
     def as_dict(self) -> dict[str, Any]:
         """Return metrics as fractions of 1, per-trial values, counts, the stamp, and the ROC where it was asked for."""
         roc = {} if self.roc is None else {"eer": self.roc.eer, "roc": self.roc.table()}
-        return {"protocol": self.protocol.name, **self.summary.as_dict(), **self.stamp, **roc}
+        return {"protocol": self.protocol.name, **self.summary.as_dict(), **self.stamp, "note": self.note, **roc}
+
+    @property
+    def note(self) -> str:
+        """What a reader must know to compare the result, with the number of splits where each has its own model."""
+        if not self.protocol.model_per_trial:
+            return self.protocol.note
+        return f"{self.protocol.note}, {len(self.summary.trials)} of {self.protocol.trials} splits scored"
 
 
 @dataclass(frozen=True)
@@ -90,11 +98,18 @@ class FeatureTable:
         return cls(records, features, embedder.method.distance, stamp)
 
     @classmethod
-    def read(cls, path: Path) -> FeatureTable:
-        """Take the features of another code base, compared by cosine, see `read_features`."""
+    def read(cls, path: Path, data: str | None = None) -> FeatureTable:
+        """Take the features of another code base, of a named or unknown data set, compared by cosine.
+
+        Raises:
+            InputError: as `read_features`.
+        """
         records, features = read_features(path)
         unit = torch.nn.functional.normalize(torch.from_numpy(features), dim=1)
-        stamp = {"flip": "unknown", "precision": "unknown", "checkpoint": f"features of {path.name}"}
+        data = data or "unknown"
+        synthetic = is_synthetic(data, records.root) or "unknown"
+        made = {"flip": "unknown", "precision": "unknown", "checkpoint": f"features of {path.name}"}
+        stamp = {"data_set": data, "synthetic": synthetic, "method": "unknown", **made}
         return cls(records, {"global": unit}, cosine_distance, stamp)
 
     def evaluate(
@@ -121,16 +136,20 @@ class FeatureTable:
             if rerank is not None:
                 return k_reciprocal_rerank(left["global"].numpy(), right["global"].numpy()).__getitem__
             if self.refinement is None:
-                return _blocks(self.distance, left, right)
+                return distance_blocks(self.distance, left, right)
             if self._refines_features:
-                return _blocks(cosine_distance, left, right)
+                return distance_blocks(cosine_distance, left, right)
             vectors, kinds = (left["global"], right["global"]), self._modalities(query, gallery)
-            return self.refinement.rerank(_blocks(self.distance, left, right), *vectors, *kinds)
+            return self.refinement.rerank(distance_blocks(self.distance, left, right), *vectors, *kinds)
 
         summary = evaluate_distances(protocol, self.records, distances)
+        stamp = self.stamp_for(protocol, feature, rerank)
+        return Evaluation(protocol, summary, stamp, self._roc(protocol, used) if roc else None)
+
+    def stamp_for(self, protocol: Protocol, feature: str = "global", rerank: str | None = None) -> dict[str, Any]:
+        """Return what a result by a protocol depends on."""
         stamp = {
             **protocol.stamp(self.records),
-            "data_set": protocol.data_set,
             "splits": sorted(set(self.records.split.tolist())),
             "label_map": LabelMap.of(self.records.pid).digest,
             "feature": feature,
@@ -142,7 +161,7 @@ class FeatureTable:
             "commit": git_commit(),
         }
         del stamp["name"], stamp["trials"]
-        return Evaluation(protocol, summary, stamp, self._roc(protocol, used) if roc else None)
+        return stamp
 
     def sides(self, features: Features, query: Index, gallery: Index) -> tuple[Features, Features]:
         """Return the features of a trial's queries and gallery, refined where the table is."""
@@ -183,9 +202,14 @@ class FeatureTable:
 
 
 def join_trials(evaluations: Sequence[Evaluation]) -> Evaluation:
-    """Join the results of several models on one protocol, such as RegDB's ten splits, into one summary."""
+    """Join the results of several models on one protocol, such as RegDB's ten splits, into one summary.
+
+    Where their stamps differ, such as in the bundle, the joint stamp has a list, one entry a model.
+    """
     trials = tuple(trial for evaluation in evaluations for trial in evaluation.summary.trials)
-    return replace(evaluations[0], summary=TrialSummary(trials))
+    values = {name: [evaluation.stamp[name] for evaluation in evaluations] for name in evaluations[0].stamp}
+    stamp = {name: column if any(v != column[0] for v in column) else column[0] for name, column in values.items()}
+    return replace(evaluations[0], summary=TrialSummary(trials), stamp=stamp)
 
 
 def find_protocol(name: str) -> Protocol:
@@ -215,7 +239,9 @@ def _rows(features: Features, index: Index) -> Features:
     return {name: value[chosen] for name, value in features.items()}
 
 
-def _blocks(distance: Distance, query: Features, gallery: Features) -> DistanceBlock:
+def distance_blocks(distance: Distance, query: Features, gallery: Features) -> DistanceBlock:
+    """Return the distances of features by name, a slice of the queries at a time."""
+
     def block(rows: slice) -> Tensor:
         with torch.inference_mode():
             return distance({name: value[rows] for name, value in query.items()}, gallery)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -10,11 +11,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 
 from vireid.errors import InputError
 from vireid.records import Modality, Records
 
 REQUIRED = ("features", "pid", "camid", "modality")
+_STRUCTURE = (ValueError, TypeError, LookupError, EOFError, NotImplementedError)
+UNREADABLE = (*_STRUCTURE, OSError, BadZipFile, zlib.error, MatReadError)
+"""What NumPy, pandas and SciPy raise for a file that is torn, empty or of another kind."""
 
 
 def read_features(path: str | Path) -> tuple[Records, NDArray[np.float32]]:
@@ -24,32 +29,34 @@ def read_features(path: str | Path) -> tuple[Records, NDArray[np.float32]]:
     infrared, or 0 and 1), and optionally `split` (default `test`) and `path` (default: the row number).
 
     Raises:
-        InputError: when the file is missing, of another kind, lacks a column, or holds features that are not finite.
+        InputError: when the file is missing, of another kind, lacks a column, or a column holds what it should not.
     """
     source = Path(path)
     if not source.is_file():
         raise InputError(f"{source} does not exist: give a .parquet, .npz or .mat file of features")
     try:
         columns = _read_columns(source)
-    except (ValueError, OSError, NotImplementedError, BadZipFile) as error:
+    except UNREADABLE as error:
         raise InputError(f"{source} cannot be read ({error}): write plain arrays of numbers and text") from error
     missing = [name for name in REQUIRED if name not in columns]
     if missing:
         raise InputError(f"{source} lacks {', '.join(missing)}: it needs {', '.join(REQUIRED)}, one row an image")
-    features = np.asarray(columns["features"], np.float32)
-    if features.ndim != 2:
+    features = _numbers(columns["features"], "features", source).astype(np.float32)
+    if features.ndim != 2 or not features.shape[1]:
         raise InputError(f"features of {source} have shape {features.shape}: give one row an image, (N, D)")
-    if len(features) != len(columns["pid"]):
-        raise InputError(f"{source} holds {len(features)} features but {len(columns['pid'])} pids: make them equal")
+    pid, camid = (_whole(columns[name], name, source) for name in ("pid", "camid"))
+    if len(features) != len(pid):
+        raise InputError(f"{source} holds {len(features)} features but {len(pid)} pids: make them equal")
     if len(bad := np.flatnonzero(~np.isfinite(features).all(1))):
         raise InputError(f"row {bad[0]} of the features in {source} holds NaN or infinity: compute it again or drop it")
+    text = {name: _text(columns[name], name, source) for name in ("modality", "split", "path") if name in columns}
     records = Records.build(
         root=source.parent,
-        path=_text(columns["path"]) if "path" in columns else [f"{row:09d}" for row in range(len(features))],
-        pid=columns["pid"],
-        camid=columns["camid"],
-        modality=[Modality.parse(text.removesuffix(".0")) for text in _text(columns["modality"])],
-        split=_text(columns["split"]) if "split" in columns else "test",
+        path=text.get("path", [f"{row:09d}" for row in range(len(features))]),
+        pid=pid,
+        camid=camid,
+        modality=[Modality.parse(name.removesuffix(".0")) for name in text["modality"]],
+        split=text.get("split", "test"),
     )
     return records, features
 
@@ -71,6 +78,27 @@ def _read_columns(source: Path) -> dict[str, Any]:
     raise ValueError("unknown kind, use .parquet, .npz or .mat")
 
 
-def _text(values: NDArray[Any]) -> list[str]:
-    """Return strings without the padding that MATLAB's character arrays carry."""
-    return [str(value).strip() for value in values.tolist()]
+def _numbers(values: Any, name: str, source: Path) -> NDArray[Any]:
+    array = np.asarray(values)
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{name} of {source} holds {array.dtype} in place of numbers: write plain numbers")
+    return array
+
+
+def _whole(values: Any, name: str, source: Path) -> NDArray[np.int64]:
+    """Return a column (N,) of whole numbers, as which MATLAB's doubles may come."""
+    array = _column(_numbers(values, name, source), name, source)
+    if len(bad := np.flatnonzero(~np.isfinite(array) | (array != np.trunc(array)))):
+        raise InputError(f"row {bad[0]} of {name} in {source} is {array[bad[0]]}: write a whole number")
+    return array.astype(np.int64)
+
+
+def _text(values: Any, name: str, source: Path) -> list[str]:
+    """Return a column of strings without the padding that MATLAB's character arrays carry."""
+    return [str(value).strip() for value in _column(np.asarray(values), name, source).tolist()]
+
+
+def _column(array: NDArray[Any], name: str, source: Path) -> NDArray[Any]:
+    if array.ndim != 1:
+        raise InputError(f"{name} of {source} has shape {array.shape}: give one value an image, (N,)")
+    return array

@@ -7,6 +7,9 @@ from dataclasses import replace
 from vireid.evaluation.protocols import Builder, Protocol, Selector
 from vireid.records import Modality
 
+GENERIC = "manifest"
+"""The data set of presets that any data set may be scored by."""
+
 
 def cross(query: Modality = Modality.INFRARED, gallery: Modality = Modality.VISIBLE) -> Protocol:
     """Return the protocol for one's own data: every test image of one modality against the other's.
@@ -17,7 +20,7 @@ def cross(query: Modality = Modality.INFRARED, gallery: Modality = Modality.VISI
     within = query == gallery
     return Protocol(
         name=f"intra-{short[query]}" if within else f"cross-{short[query]}2{short[gallery]}",
-        data_set="manifest",
+        data_set=GENERIC,
         query=Selector(("test", "query"), query),
         gallery=Selector(("test", "gallery"), gallery),
         hide="same_id_and_camera" if within else "none",
@@ -50,7 +53,7 @@ def _regdb(name: str, query: Modality, gallery: Modality) -> Protocol:
         cmc_unit="image",
         trials=10,
         model_per_trial=True,
-        note="mean over 10 splits, one model each",
+        note="one model a split",
     )
 
 

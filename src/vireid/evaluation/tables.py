@@ -55,7 +55,7 @@ def _console(results: Sequence[Evaluation]) -> Table:
         *headings,
         "query",
         "gallery",
-        caption=_caption(results[0]),
+        caption=f"{_caption(results[0])}; valid/all queries",
         box=SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
@@ -69,14 +69,22 @@ def _console(results: Sequence[Evaluation]) -> Table:
 
 
 def _caption(result: Evaluation) -> str:
-    stamp: dict[str, Any] = result.stamp
     trials = len(result.summary.trials)
+    if result.protocol.model_per_trial:
+        return describe_stamp(result.stamp, f"{trials} of {result.protocol.trials} splits")
+    return describe_stamp(result.stamp, f"{trials} trial{'s' if trials > 1 else ''}")
+
+
+def describe_stamp(stamp: Mapping[str, Any], trials: str) -> str:
+    """Return in a line what a result depends on; `trials` says how many it has."""
+    checkpoint = stamp["checkpoint"] if isinstance(stamp["checkpoint"], str) else ", ".join(stamp["checkpoint"])
     refined = f", refined {stamp['refine']['mode']}" if stamp["refine"] else ""
     changed = "".join(f", {name}={value}" for name, value in stamp.get("options", {}).items())
     return (
-        f"percent, {trials} trial{'s' if trials > 1 else ''}; feature {stamp['feature']}{changed}, "
+        f"{'synthetic data, ' if stamp.get('synthetic') is True else ''}percent, {trials}; "
+        f"feature {stamp['feature']}{changed}, "
         f"flip {stamp['flip']}, re-ranking {stamp['rerank'] or 'none'}{refined}"
-        f"{', transductive' if stamp['transductive'] else ''}, checkpoint {stamp['checkpoint']}; valid/all queries"
+        f"{', transductive' if stamp['transductive'] else ''}, checkpoint {checkpoint}"
     )
 
 
@@ -92,16 +100,16 @@ def roc_table(name: str, roc: VerificationRoc) -> Table:
     return table
 
 
-def curve_table(name: str, curve: Sequence[RankMetrics]) -> Table:
+def curve_table(name: str, curve: Sequence[RankMetrics], stamp: Mapping[str, Any]) -> Table:
     """Return one row a gallery size."""
     table = Table("gallery images", *COLUMNS.values(), title=f"{name}: first trial, strangers added to the gallery")
+    table.caption = describe_stamp(stamp, "1 trial")
     for metrics in curve:
         values = metrics.as_dict()
         table.add_row(f"{metrics.num_gallery:,}", *(f"{100 * values[key]:.2f}" for key in COLUMNS))
     return table
 
 
-def write_curve(path: Path, curves: Mapping[str, Sequence[RankMetrics]]) -> None:
-    """Write the distractor curves by protocol as JSON."""
-    content = {name: [{"num_gallery": m.num_gallery, **m.as_dict()} for m in curve] for name, curve in curves.items()}
+def write_curves(path: Path, content: Mapping[str, Any]) -> None:
+    """Write the distractor curves by protocol, as `GalleryCurve.as_dict` gives them, as JSON."""
     write_text(path, json.dumps(content, indent=2) + "\n")

@@ -21,12 +21,12 @@ from vireid.evaluation.command import resolve_bundle
 from vireid.evaluation.evaluate import Evaluation, FeatureTable, find_protocol, protocol_splits
 from vireid.evaluation.presets import PRESETS
 from vireid.evaluation.protocols import Protocol
+from vireid.evaluation.provenance import is_synthetic, origin
 from vireid.evaluation.refine import Refinement, RefineOptions
 from vireid.methods import cosine_distance
 from vireid.plots import Line
 from vireid.recipe import Recipe, load_recipe
 from vireid.records import Modality, Records
-from vireid.synth.dataset import CARD
 from vireid.training import open_records
 
 
@@ -101,11 +101,6 @@ def read_run(folder: Path, progress: Progress | None = None) -> Run:
     )
 
 
-def is_synthetic(data: str, root: Path) -> bool:
-    """Tell whether a data set is rendered, whatever layout it was written in."""
-    return data == "synthetic" or (root / CARD).is_file()
-
-
 def both_directions(protocols: list[Protocol]) -> list[Protocol]:
     """Return the protocols and, for those between modalities, the opposite ones that are missing among them.
 
@@ -151,7 +146,7 @@ def _evaluate(
     refinement = None if recipe.encoder is None else Refinement.open(path, encoder, RefineOptions())
     embedder = Embedder.load(encoder)
     table = FeatureTable.extract(embedder, records, flip=validation.flip, cache=recipe.data.cache, progress=progress)
-    table = replace(table, refinement=refinement)
+    table = replace(table, refinement=refinement, stamp={**table.stamp, **origin(recipe.data.name, records, encoder)})
     results = [table.evaluate(p, feature=validation.feature) for p in protocols]
     return Checkpoint(path.stem, card, table, tuple(results))
 

@@ -1,0 +1,108 @@
+"""Where a result comes from: whose images, which model, and whether several models are trials of one result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vireid.bundle import bundle_digest, read_card
+from vireid.data import find_dataset
+from vireid.errors import InputError
+from vireid.evaluation.protocols import Protocol
+from vireid.records import LabelMap, Records
+from vireid.synth.dataset import CARD
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model and what it is scored on.
+
+    Attributes:
+        model: run folder or bundle, as it was named.
+        encoder: the bundle to embed with.
+        refiner: the refiner's bundle, or None.
+        data: name of the data set that was opened.
+        options: loader options that it was opened with.
+        records: its images, all splits.
+        protocols: the rules.
+    """
+
+    model: Path
+    encoder: Path
+    refiner: Path | None
+    data: str
+    options: dict[str, Any]
+    records: Records
+    protocols: list[Protocol]
+
+    def stamp(self) -> dict[str, Any]:
+        """Return what the subject adds to a result's stamp."""
+        return origin(self.data, self.records, self.encoder)
+
+
+def origin(data: str, records: Records, bundle: Path) -> dict[str, Any]:
+    """Return the data set, whether it is rendered, and the method and the file of the bundle that embeds it."""
+    return {
+        "data_set": data,
+        "synthetic": is_synthetic(data, records.root),
+        "method": read_card(bundle).method,
+        "bundle": bundle.name,
+        "bundle_sha256": bundle_digest(bundle),
+    }
+
+
+def is_synthetic(data: str, root: Path) -> bool:
+    """Tell whether a data set is rendered, whatever layout it was written in."""
+    return data == "synthetic" or (root / CARD).is_file()
+
+
+def check_trials(subjects: Sequence[Subject]) -> None:
+    """Check that models are trials of one result: one data set and method, and one model a split where a split has one.
+
+    Raises:
+        InputError: naming what differs, the people that are scored twice, or a model that may know its test people.
+    """
+    first = subjects[0]
+    for other in subjects[1:]:
+        for mine, theirs in zip(_kind(first), _kind(other), strict=True):
+            if mine != theirs:
+                raise InputError(
+                    f"{first.model} and {other.model} are no trials of one result ({mine}, {theirs}): "
+                    "evaluate each by itself"
+                )
+    if not any(protocol.model_per_trial for protocol in first.protocols):
+        return
+    tested: dict[str, Path] = {}
+    for subject in subjects:
+        _check_own_split(subject)
+        people = _people(subject.records, "test")
+        if people in tested:
+            raise InputError(
+                f"{tested[people]} and {subject.model} are scored on the same test people of "
+                f"{find_dataset(subject.data).title}: name one model a trial"
+            )
+        tested[people] = subject.model
+
+
+def _check_own_split(subject: Subject) -> None:
+    """Refuse a model of this data set that was trained on another split; models of other data have seen nobody."""
+    title = find_dataset(subject.data).title
+    for bundle in filter(None, (subject.encoder, subject.refiner)):
+        card = read_card(bundle)
+        if title not in card.training_data or card.label_map in ("", _people(subject.records, "train")):
+            continue
+        raise InputError(
+            f"{bundle} was not trained on trial {subject.options.get('trial', 1)} of {title}, so it may know its test "
+            "people: pass --option trial=N, the trial that it was trained on"
+        )
+
+
+def _people(records: Records, split: str) -> str:
+    return LabelMap.of(records.where(split=split).pid).digest
+
+
+def _kind(subject: Subject) -> tuple[str, str, str]:
+    refined = "not refined" if subject.refiner is None else "refined"
+    return f"data set {subject.data}", f"method {read_card(subject.encoder).method}", refined
