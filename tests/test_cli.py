@@ -11,10 +11,12 @@ from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 import vireid
+from trees import write_manifest
 from vireid.cli import app
 from vireid.cli_options import write_figure
 from vireid.data import open_dataset
 from vireid.evaluation.strangers import embed_strangers
+from vireid.recipe import load_recipe
 from vireid.records import Modality
 
 
@@ -25,6 +27,15 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path):
     assert "Traceback" not in result.stderr
     assert result.stderr.startswith("error: pass --root DIR, the folder of SYSU-MM01")
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["a[/b]", "sw[red]", "a: b # c"])
+def test_any_folder_can_be_named(name, tmp_path):
+    write_manifest(tmp_path / name, ["a.jpg,1,1,visible"])
+    (tmp_path / name / "a.jpg").touch()
+    result = CliRunner().invoke(app, ["data", "check", "manifest", "--root", str(tmp_path / name)])
+    assert f"{tmp_path / name} is complete" in result.output
+    assert load_recipe({}, root=tmp_path / name).data.root == tmp_path / name
 
 
 def evaluate(*arguments):
@@ -122,3 +133,4 @@ def test_doctor_and_methods():
     assert "EfficientNet-Lite0" in doctor.output
     methods = CliRunner().invoke(app, ["methods"])
     assert "agw" in methods.output
+    assert "vireid_best" in methods.output

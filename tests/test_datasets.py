@@ -1,5 +1,6 @@
 """Loaders on tiny and true-shape trees: exact tables, published counts, and one sentence for each bad tree."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -280,6 +281,7 @@ BAD_MANIFESTS = {
     "short row": (GOOD, ["a,1,1,0", "b,1"], "line 3: expected 4 fields, found 2"),
     "unknown split": (GOOD + ",split", ["a,1,1,0,dev"], "line 2: unknown split 'dev': use train, val"),
     "bad timestamp": (GOOD + ",timestamp", ["a,1,1,0,noon"], "line 2: expected a timestamp in seconds"),
+    "long field": (GOOD + ",note", ["a,1,1,0," + "x" * 2**18, "b,one,1,0,"], "line 2: field larger than field limit"),
     "no rows": (GOOD, [], "has a header but no rows"),
 }
 
@@ -303,6 +305,9 @@ def test_empty_or_absent_or_binary_manifest(tmp_path):
         open_dataset("manifest", tmp_path)
     file.write_bytes(GOOD.encode() + b"\n\xff\xfe,1,1,visible\n")
     with pytest.raises(InputError, match=r"cannot be read as a UTF-8 CSV"):
+        open_dataset("manifest", tmp_path)
+    file.write_bytes(GOOD.encode() + b",note\na,one,1,visible,caf\xe9\n")
+    with pytest.raises(InputError, match=r"line 2: expected an integer pid, found 'one'"):
         open_dataset("manifest", tmp_path)
 
 
@@ -460,13 +465,17 @@ def test_absent_data_says_how_to_get_it(tmp_path, name):
     [
         ("cuhk", {}, "unknown data set 'cuhk': use sysu_mm01, regdb"),
         ("regdb", {"split": 1}, "data set regdb has no option 'split': it takes trial"),
+        ("regdb", {"name": "x"}, "data set regdb has no option 'name': it takes trial"),
+        ("regdb", {"trial": "one"}, "data set regdb: option trial='one': input should be a valid integer"),
+        ("synthetic", {"spectrum": [1]}, "data set synthetic: option spectrum=[1]: input should be a valid string"),
+        ("llcm", {"keypoints": 3}, "data set llcm: option keypoints=3: input should be a valid string"),
         ("llcm", {"trial": 1}, "data set llcm has no option 'trial': it takes keypoints"),
         ("regdb", {"trial": 11}, "trial must be 1 to 10, got 11"),
         ("sysu_mm01", {"train_ids": "all"}, "train_ids must be `train+val` or `train`, got 'all'"),
     ],
 )
 def test_unknown_names_and_options(tmp_path, name, options, message):
-    with pytest.raises(InputError, match=message.replace("+", r"\+")):
+    with pytest.raises(InputError, match=re.escape(message)):
         open_dataset(name, tmp_path, **options)
 
 
@@ -512,6 +521,21 @@ def test_check_finds_missing_and_repeated_images_and_summarises(tmp_path):
     table = summary(open_dataset("llcm", tmp_path))
     assert list(table.columns) == ["split", "modality", "camid", "images", "identities"]
     assert ["train", "visible", 1, 3, 2] in table.values.tolist()
+
+
+def test_check_says_what_it_has_compared_and_whom_one_modality_saw_alone(tmp_path):
+    trees.write_llcm(tmp_path / "llcm", train=1, test=1)
+    assert "not compared with the published counts" in inspect("llcm", tmp_path / "llcm", strict=False).verdict
+    people = [(1, 0, "train"), (1, 1, "train"), (2, 0, "train"), (-1, 1, "train"), (3, 0, "test"), (4, 1, "test")]
+    lines = [f"{k}.jpg,{pid},1,{modality},{split}" for k, (pid, modality, split) in enumerate(people)]
+    trees.write_manifest(tmp_path / "own", lines, GOOD + ",split")
+    report = inspect("manifest", tmp_path / "own")
+    assert report.notes == [
+        "1 of 2 training identities were seen by one modality only: batches of both modalities never draw them",
+        "2 of 2 test identities were seen by one modality only: they match nobody of the other",
+    ]
+    assert report.verdict == "complete"
+    assert ["train", "infrared", 1, 2, 1] in report.summary.values.tolist()
 
 
 def test_decoding_names_the_truncated_image(tmp_path):

@@ -1,10 +1,12 @@
 """`vireid embed`: order, bad files, runs that are killed and go on, the engines' equal output."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -149,6 +151,19 @@ def test_the_command_prints_the_first_bad_files(run, crops, tmp_path):
     assert result.exit_code == 0, result.output
     assert result.output.count("skipped:") == 5
     assert f"9 embeddings in {out}, 9 files skipped, listed in {out}.skipped.csv" in result.output
+
+
+def test_a_name_that_is_not_utf_8_is_skipped_and_can_be_printed(job, crops, tmp_path):
+    odd = tmp_path / os.fsdecode(b"caf\xe9.jpg")
+    odd.write_bytes((crops / "00.jpg").read_bytes())
+    done, bad = embed_files(job, [crops / "00.jpg", odd], tmp_path / "night.parquet")
+    assert (done, bad) == (1, [f"image {tmp_path}/caf\\xe9.jpg has a name that is not UTF-8: rename it"])
+
+
+@pytest.mark.parametrize("out", ["", ".", "/", ".."])
+def test_a_folder_is_refused_before_the_work(job, crops, out):
+    with pytest.raises(InputError, match="is a folder: name a Parquet file in it"):
+        embed_files(job, [crops], Path(out), engine=None)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 import trees
@@ -52,6 +53,8 @@ def place(tmp_path_factory, run, manifest):
     write_models(place, (run / "last.safetensors").read_bytes())
     write_features(place)
     texts = {"broken.yaml": "a: [b\n", "list.yaml": "- a\n", "agw.yaml": "method: agw\n", "text.avi": "no video" * 99}
+    Image.fromarray(np.full((64, 32), 30000, np.uint16)).save(place / "deep.png")
+    (place / "latin.yaml").write_bytes(b"method: agw  # caf\xe9\n")
     for name, text in {**texts, "text.onnx": "x", "note.txt": "x", "zero.jpg": ""}.items():
         (place / name).write_text(text)
     Gallery.create(place / "station", bundle=run / "last.safetensors").close()

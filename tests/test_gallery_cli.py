@@ -80,6 +80,9 @@ def test_audit_verify_fails_loudly(tmp_path):
     log.write_text(log.read_text().replace("create", "search"))
     broken = call("audit", "verify", "--file", log)
     assert (broken.exit_code, "entry 1 is broken" in broken.output) == (1, True)
+    log.write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match="is no exported log"):
+        call("audit", "verify", "--file", log)
 
 
 def test_two_people_decide(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vireid.data.check import broken_images
 from vireid.data.images import CachedImages, DecodedImages, cache_folder, cache_key, decode
 from vireid.errors import InputError
 from vireid.records import Records
@@ -58,6 +59,15 @@ def test_grey_images_become_three_equal_channels(tmp_path):
     assert size == (8, 8)
     assert pixels.shape == (8, 8, 3)
     assert (pixels == pixels[..., :1]).all()
+
+
+@pytest.mark.parametrize(("kind", "name"), [("<u2", "a.png"), ("<i4", "a.tif"), ("<f4", "a.tif")])
+def test_deep_images_are_refused_not_made_white(tmp_path, kind, name):
+    Image.fromarray(np.full((8, 8), 2**15 - 1, kind)).save(tmp_path / name)
+    with pytest.raises(InputError, match=rf"{name} cannot be used \(16-bit image: write it as 8-bit grey"):
+        decode(tmp_path / name, (8, 8))
+    (finding,) = broken_images(Records.build(tmp_path, [name], [1], [1], [1]))
+    assert "16-bit image: write it as 8-bit grey" in finding.found
 
 
 def test_a_full_disk_is_named_before_decoding(records, monkeypatch):

@@ -11,6 +11,7 @@ from vireid.errors import InputError
 from vireid.evaluation import PRESETS, cross, rank_metrics
 from vireid.evaluation.evaluate import FeatureTable
 from vireid.evaluation.provenance import is_synthetic
+from vireid.files import write_text
 from vireid.plots import INK, distance_figure, to_svg
 from vireid.recipe import load_recipe
 from vireid.records import Modality, Records
@@ -110,6 +111,16 @@ def test_missing_run_is_one_sentence(tmp_path):
     (tmp_path / "recipe.yaml").write_text("method: agw\n")
     with pytest.raises(InputError, match=r"no last.safetensors: finish it"):
         write_report(tmp_path, tmp_path / "report.html")
+    (tmp_path / "last.safetensors").touch()
+    for name, texts in {
+        "environment.json": ("", "[1]"),
+        "logs/metrics.csv": ("", "a,b\n1,2\n", "epoch,step\nx,1\n"),
+    }.items():
+        for text in texts:
+            write_text(tmp_path / name, text)
+            with pytest.raises(InputError, match=rf"{name} is damaged \(.*\): restore it, or delete it"):
+                write_report(tmp_path, tmp_path / "report.html")
+        (tmp_path / name).unlink()
     assert not (tmp_path / "report.html").exists()
 
 

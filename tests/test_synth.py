@@ -242,7 +242,13 @@ def test_a_finished_folder_is_reused_and_a_foreign_one_refused(small, tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"layout": "coco"}, "unknown layout"), ({"preset": "v9"}, "unknown preset"), ({"ids": 2}, "cannot be split")],
+    [
+        ({"layout": "coco"}, "unknown layout"),
+        ({"preset": "v9"}, "unknown preset"),
+        ({"ids": 2}, "cannot be split"),
+        ({"seed": -1}, "--seed -1: use 0"),
+        ({"workers": -1}, "--workers -1: use 1"),
+    ],
 )
 def test_mistakes_are_named(tmp_path, options, words):
     with pytest.raises(InputError, match=words):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from vireid import __version__, cli_export, cli_gallery, cli_import, cli_ingest, cli_plots, cli_serve
@@ -38,7 +38,7 @@ def main() -> None:
         sentence = str(error) if isinstance(error, InputError) else explain(error)
         if sentence is None:
             raise
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"[red]error:[/red] {_escape(sentence)}")
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"[red]error:[/red] {escape(sentence)}")
         sys.exit(2)
 
 
@@ -64,11 +64,14 @@ def methods() -> None:
     Example: `vireid methods`
     """
     from vireid.methods import METHODS
-    from vireid.recipe import packaged_recipes
+    from vireid.recipe import load_recipe, packaged_recipe, packaged_recipes, recipe_names
 
-    table = Table("method", "what it is", "recipes")
+    table = Table("method or recipe", "what it is", "recipes")
     for name, method in sorted(METHODS.items()):
         table.add_row(name, (method.__doc__ or "").splitlines()[0], ", ".join(packaged_recipes(name)))
+    for name in sorted(set(recipe_names()) - set(METHODS)):
+        data = packaged_recipes(name)
+        table.add_row(name, f"A recipe of {load_recipe(packaged_recipe(name, data[0])).method}.", ", ".join(data))
     console.print(table)
 
 
@@ -83,7 +86,7 @@ def doctor(root: Annotated[list[Path] | None, typer.Option("--root", help="data 
     table = Table("check", "finding", "")
     healthy = True
     for finding in examine(root or []):
-        table.add_row(finding.name, finding.value, "[green]ok[/green]" if finding.ok else "[red]mend[/red]")
+        table.add_row(finding.name, escape(finding.value), "[green]ok[/green]" if finding.ok else "[red]mend[/red]")
         healthy = healthy and finding.ok
     console.print(table)
     raise typer.Exit(0 if healthy else 1)
@@ -105,7 +108,7 @@ def synth(
     from vireid.synth import write_dataset
 
     write_dataset(out, layout=layout, preset=preset, ids=ids, seed=seed, workers=workers, console=console)
-    console.print(f"wrote {out}")
+    console.print(f"wrote {escape(str(out))}", soft_wrap=True)
 
 
 @data_app.command("list")
@@ -142,10 +145,12 @@ def data_check(
         table.add_row(*map(str, row))
     console.print(table)
     for finding in result.findings:
-        console.print(f"[red]differs:[/red] {_escape(finding)}")
+        console.print(f"[red]differs:[/red] {escape(str(finding))}")
+    for note in result.notes:
+        console.print(f"[yellow]note:[/yellow] {note}", soft_wrap=True)
     if result.findings:
         raise typer.Exit(1)
-    console.print(f"[green]{name} at {root} is complete[/green]")
+    console.print(f"[green]{name} at {escape(str(root))} is {result.verdict}[/green]", soft_wrap=True)
 
 
 @app.command()
@@ -169,15 +174,16 @@ def pose(
     with progress_bar("finding joints", console) as progress:
         result = find_poses(PoseRequest(root, data, rtmlib, keypointrcnn, openpose, coco, stretch, out), progress)
     for reason in result.bad:
-        console.print(f"[yellow]skipped:[/yellow] {_escape(reason)}")
+        console.print(f"[yellow]skipped:[/yellow] {escape(reason)}")
     shares = ", ".join(f"{share:.0%} of {modality}" for modality, share in result.shares.items())
-    console.print(f"{result.file}: a pose in {shares} images, {len(result.bad)} skipped")
+    console.print(f"{escape(str(result.file))}: a pose in {shares} images, {len(result.bad)} skipped")
     if result.uneven:
         console.print("[yellow]uneven:[/yellow] where poses fail in one modality only, structure gives it away")
 
 
 @app.command()
 def train(
+    context: typer.Context,
     method: Annotated[str | None, typer.Argument(help="method or shipped recipe, see `vireid methods`")] = None,
     data: DataOption = "synthetic",
     root: Root = None,
@@ -199,17 +205,25 @@ def train(
 
     console.quiet = not training.is_rank_zero()
     if resume is not None:
+        _refuse_with_resume(context)
         bundle = training.resume(resume, console=console, devices=devices, num_nodes=num_nodes)
     else:
         if method is None:
             raise InputError("name a method or a shipped recipe, such as vireid train agw, or pass --resume RUN")
-        fixed = [f"data.name={data}", *([f"data.root={json.dumps(str(root))}"] if root else [])]
-        resolved = load_recipe(recipe or packaged_recipe(method, data), [*fixed, *(override or [])])
+        resolved = load_recipe(recipe or packaged_recipe(method, data), override, data=data, root=root)
         if recipe is not None and resolved.method != method:
             raise InputError(f"recipe {recipe} is for method {resolved.method}, not {method}: name that one")
         run = out or Path("runs") / f"{data}-{method}-{resolved.seed}"
         bundle = training.train(resolved, run, console=console, devices=devices, num_nodes=num_nodes)
-    console.print(f"bundle: {bundle}\nnext: vireid report {bundle.parent}")
+    console.print(f"bundle: {escape(str(bundle))}\nnext: vireid report {escape(str(bundle.parent))}", soft_wrap=True)
+
+
+def _refuse_with_resume(context: typer.Context) -> None:
+    flags = {name: f"--{name}" for name in ("data", "root", "recipe", "out")}
+    sources = {flag: context.get_parameter_source(name) for name, flag in {**flags, "override": "--set"}.items()}
+    sources["the method"] = context.get_parameter_source("method")
+    if given := [flag for flag, source in sources.items() if source is not None and source.name == "COMMANDLINE"]:
+        raise InputError(f"--resume goes on with a run as it is: leave out {', '.join(given)}, or start a new run")
 
 
 @app.command()
@@ -329,9 +343,9 @@ def embed(
     with progress_bar("embedding", console) as progress:
         done, bad = embed_files(job, images, out, run, progress)
     for reason in bad[:5]:
-        console.print(f"[yellow]skipped:[/yellow] {_escape(reason)}")
+        console.print(f"[yellow]skipped:[/yellow] {escape(reason)}")
     listed = f", listed in {out}.skipped.csv" if bad else ""
-    console.print(f"{done} embeddings in {out}, {len(bad)} files skipped{listed}", soft_wrap=True)
+    console.print(escape(f"{done} embeddings in {out}, {len(bad)} files skipped{listed}"), soft_wrap=True)
 
 
 @app.command()
@@ -348,7 +362,7 @@ def report(
     target = out or run / "report.html"
     with progress_bar("embedding", console) as progress:
         write_report(run, target, progress)
-    console.print(f"report: {target}")
+    console.print(f"report: {escape(str(target))}", soft_wrap=True)
 
 
 @app.command()
@@ -363,10 +377,6 @@ def demo(
     from vireid.demo import run_demo
 
     run_demo(out, fast=fast, console=console)
-
-
-def _escape(text: Any) -> str:
-    return str(text).replace("[", "\\[")
 
 
 cli_export.register(app)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 console = Console()
 
@@ -34,4 +35,4 @@ def export(
     images = None if calibrate is None else open_dataset(data, calibrate)
     for graph in export_onnx(bundle, out, precision, images):
         text = f"{graph.file}: max error {graph.error:.1e}, 1 - cosine {graph.angle:.1e} against PyTorch"
-        console.print(text, soft_wrap=True, highlight=False)
+        console.print(escape(text), soft_wrap=True, highlight=False)

@@ -65,8 +65,10 @@ def create(
     options: dict[str, Any] = {"dtype": dtype, "engine": engine, "require_purpose": require_purpose}
     options |= {"purpose": purpose, "retention_days": retention_days, "name": name}
     with Gallery.create(gallery, bundle=bundle, dim=dim, **options) as made:
-        console.print(f"gallery {made.settings.name} at {gallery}, vectors of {made.settings.dim}", soft_wrap=True)
-    console.print(f"next: vireid ingest VIDEO --camera gate --gallery {gallery}", soft_wrap=True)
+        console.print(
+            escape(f"gallery {made.settings.name} at {gallery}, vectors of {made.settings.dim}"), soft_wrap=True
+        )
+    console.print(f"next: vireid ingest VIDEO --camera gate --gallery {escape(gallery)}", soft_wrap=True)
 
 
 @gallery_app.command()
@@ -97,7 +99,9 @@ def add(
         outcome = ingest(target, source, plan, report=lambda done, total, _: report(done, total))
     for notice in outcome.notices:
         console.print(f"[yellow]note:[/yellow] {escape(notice)}", soft_wrap=True, highlight=False)
-    console.print(f"{outcome.tally.items} items in {gallery}, {outcome.tally.damaged} files skipped", soft_wrap=True)
+    console.print(
+        f"{outcome.tally.items} items in {escape(gallery)}, {outcome.tally.damaged} files skipped", soft_wrap=True
+    )
 
 
 @gallery_app.command()
@@ -222,7 +226,7 @@ def export(
 
     with Gallery.open(gallery) as opened:
         written = export_subject(opened, out, use_of(purpose, case), person=person, track=track)
-    console.print(f"exported to {written}", soft_wrap=True)
+    console.print(f"exported to {escape(str(written))}", soft_wrap=True)
 
 
 @gallery_app.command()
@@ -244,7 +248,7 @@ def stats(gallery: GalleryOption) -> None:
     modalities = ", ".join(f"{count} {name}" for name, count in sorted(found.by_modality.items()))
     console.print(
         f"{found.items} items ({modalities or 'none'}), {found.tracks} tracks, {found.persons} labelled persons, "
-        f"{found.bytes_on_disk / 1e6:.1f} MB, engine {settings.engine}, "
+        f"{found.bytes_on_disk / 1e6:.1f} MB, engine {escape(settings.engine)}, "
         f"{'calibrated' if calibration else 'not calibrated'}",
         soft_wrap=True,
         highlight=False,

@@ -47,7 +47,9 @@ def audit_verify(
         console.print(f"[red]entry {result.broken} is broken[/red]: the {result.entries} before it are in order")
         raise typer.Exit(1)
     if not result.holds_noted:
-        console.print(f"[red]cut short[/red]: none of {result.entries} entries has the hash {noted}", soft_wrap=True)
+        console.print(
+            f"[red]cut short[/red]: none of {result.entries} entries has the hash {escape(str(noted))}", soft_wrap=True
+        )
         raise typer.Exit(1)
     pruned = f", {result.pruned} older ones pruned" if result.pruned else ""
     console.print(f"[green]{result.entries} entries in order[/green]{pruned}, head {result.head}", soft_wrap=True)
@@ -71,7 +73,7 @@ def audit_export(
         return
     with replacing(out) as temporary, temporary.open("w", encoding="utf-8") as stream:
         count = log.export(stream)
-    console.print(f"{count} entries in {out}", soft_wrap=True)
+    console.print(f"{count} entries in {escape(str(out))}", soft_wrap=True)
 
 
 @audit_app.command("prune")
@@ -204,4 +206,7 @@ def _lines(file: Path | None) -> Iterator[str]:
     if file is None or not file.is_file():
         raise InputError(f"there is no exported log {file}: check the path")
     with file.open(encoding="utf-8") as lines:
-        yield from lines
+        try:
+            yield from lines
+        except UnicodeDecodeError:
+            raise InputError(f"{file} is no exported log: name a file of vireid audit export") from None

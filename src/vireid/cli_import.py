@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 console = Console()
 import_app = typer.Typer(help="Turn checkpoints of other code bases into bundles.", no_args_is_help=True)
@@ -30,5 +31,5 @@ def agw_official(
 
     card = import_agw(file, out)
     console.print(
-        f"bundle: {out}, {card.num_classes} identities, {card.training_data}", soft_wrap=True, highlight=False
+        escape(f"bundle: {out}, {card.num_classes} identities, {card.training_data}"), soft_wrap=True, highlight=False
     )

@@ -81,7 +81,7 @@ def ingest(
     for notice in outcome.notices:
         console.print(f"[yellow]note:[/yellow] {escape(notice)}", soft_wrap=True, highlight=False)
     console.print(_summary(outcome.tally, time.monotonic() - began))
-    console.print(f"next: vireid serve --gallery {gallery}", soft_wrap=True, highlight=False)
+    console.print(f"next: vireid serve --gallery {escape(gallery)}", soft_wrap=True, highlight=False)
 
 
 def _summary(tally: Tally, seconds: float) -> Table:

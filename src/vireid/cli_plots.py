@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from vireid.cli_options import DataOption, Root, figure_option
 
@@ -44,7 +45,7 @@ def plots_swap(
     if root is not None:
         pictures += choose_pairs(open_dataset(data, root), people, seed)
     draw_swap(bundle, pictures, out)
-    console.print(f"grid: {out}")
+    console.print(f"grid: {escape(str(out))}", soft_wrap=True)
 
 
 @plots_app.command("attention")
@@ -60,4 +61,4 @@ def plots_attention(
     """
     from vireid.attention import draw_attention
 
-    console.print(f"{draw_attention(bundle, images, modality, out)} images in {out}")
+    console.print(f"{draw_attention(bundle, images, modality, out)} images in {escape(str(out))}", soft_wrap=True)

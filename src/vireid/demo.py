@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from vireid import training
 from vireid.evaluation.command import EvaluateRequest, run_evaluation
@@ -37,8 +38,8 @@ def run_demo(out: Path, *, fast: bool = False, console: Console | None = None) -
     if (run / "recipe.yaml").exists():
         training.resume(run, console=console)
     else:
-        overrides = [f"data.root={data}", *(FAST if fast else [])]
-        training.train(load_recipe(packaged_recipe("agw", "demo"), overrides), run, console=console)
+        recipe = load_recipe(packaged_recipe("agw", "demo"), FAST if fast else None, root=data)
+        training.train(recipe, run, console=console)
     console.rule("3/4  evaluation on people never seen in training")
     results = run_evaluation(EvaluateRequest(models=(run,)))
     write_json(run / "evaluation.json", results)
@@ -48,8 +49,9 @@ def run_demo(out: Path, *, fast: bool = False, console: Console | None = None) -
     write_report(run, report)
     console.print(
         f"synthetic data, not a claim about real people; {time.monotonic() - started:.0f} s\n"
-        f"open      {report}\n"
-        f"search    vireid embed {run}/last.safetensors YOUR_NIGHT_CROPS --modality infrared --out night.parquet\n"
+        f"open      {escape(str(report))}\n"
+        f"search    vireid embed {escape(str(run))}/last.safetensors YOUR_NIGHT_CROPS --modality infrared "
+        "--out night.parquet\n"
         f"train     vireid train agw --data sysu_mm01 --root /data/SYSU-MM01\n"
         f"your own  vireid train agw --data manifest --root YOUR_FOLDER   (a manifest.csv beside the images)",
         soft_wrap=True,

@@ -67,8 +67,10 @@ def embed_files(
         the number of embeddings written, and a sentence for each file that could not be read.
 
     Raises:
-        InputError: when no file could be read, or `OUT.parts` belongs to another call.
+        InputError: when `out` is a folder, no file could be read, or `OUT.parts` belongs to another call.
     """
+    if out.is_dir():
+        raise InputError(f"{out} is a folder: name a Parquet file in it, such as {out / 'vectors.parquet'}")
     paths = find_images(places)
     folder = out.with_name(f"{out.name}.parts")
     _claim(folder, _plan(job, paths))

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vireid.data.images import Pixels, decode
+from vireid.data.images import Pixels, decode, shown
 from vireid.errors import InputError
 from vireid.files import replacing
 from vireid.onnx_embedder import SUFFIX, OnnxEmbedder
@@ -121,7 +121,7 @@ def _embed(model: Embedder | OnnxEmbedder, modality: Modality, paths: list[Path]
     vectors = np.zeros((len(paths), model.embedding_dim), np.float32)
     vectors[[reason is None for reason in reasons]] = model.embed(images, modality, len(paths))
     columns = {
-        "path": pa.array([str(path) for path in paths]),
+        "path": pa.array([shown(path) for path in paths]),
         "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), model.embedding_dim),
         "reason": pa.array(reasons, pa.string()),
     }

@@ -53,7 +53,7 @@ def setting(flag: str, text: str, example: str) -> tuple[str, Any]:
         raise InputError(f"{flag} {text}: write key=value, such as {example}")
     try:
         return key, yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a date such as 2026-13-01
         raise InputError(f"{flag} {text}: the value is not YAML, put it between quotes") from error
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import Field, PositiveInt, SerializeAsAny, field_validator, model_validator
 
 from vireid.data.augment import Augment
 from vireid.data.sampler import Sampling
@@ -18,6 +18,9 @@ from vireid.methods import parse_options, parse_terms
 from vireid.nn import BackboneOptions
 from vireid.options import Options, checked, setting
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+"""A decay rate."""
+
 
 class DataOptions(Options):
     """Which data, at which size."""
@@ -25,7 +28,7 @@ class DataOptions(Options):
     name: str = "synthetic"
     root: Path | None = Field(None, description="folder of the data set")
     options: dict[str, Any] = Field(default_factory=dict, description="options of the data set's loader")
-    image_size: tuple[int, int] = Field((288, 144), description="height, width in pixels")
+    image_size: tuple[PositiveInt, PositiveInt] = Field((288, 144), description="height, width in pixels")
     keep_visible: float = Field(1.0, gt=0, le=1, description="share of visible training images kept per identity")
     keep_infrared: float = Field(1.0, gt=0, le=1, description="share of infrared training images kept per identity")
     cache: bool = Field(True, description="decode once into a memory-mapped cache; false decodes in workers")
@@ -38,9 +41,9 @@ class OptimizerOptions(Options):
     kind: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float = Field(0.1, gt=0)
     weight_decay: float = Field(5e-4, ge=0)
-    momentum: float = 0.9
+    momentum: Decay = 0.9
     nesterov: bool = True
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     phase: str = Field("main", description="the phase of a step whose losses it minimises")
     takes: tuple[str, ...] = Field((), description="parameter groups that the method gives to another optimiser")
     lr_scale: dict[str, float] = Field(default_factory=dict, description="factor on lr by parameter group")
@@ -91,7 +94,7 @@ class Recipe(Options):
     """A resolved training recipe; the defaults are AGW's cross-modality ones."""
 
     method: str = "agw"
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     epochs: int = Field(81, gt=0)
     backbone: BackboneOptions = BackboneOptions()
     options: SerializeAsAny[Options] = Field(default_factory=Options, description="the method's own options")
@@ -117,14 +120,24 @@ class Recipe(Options):
     @model_validator(mode="before")
     @classmethod
     def _parse_method_options(cls, values: dict[str, Any]) -> dict[str, Any]:
-        method = values.get("method", "agw")
+        method, given = values.get("method", "agw"), values.get("terms") or {}
+        if not isinstance(method, str):
+            raise ValueError(f"method={method}: name a method, such as agw")
+        if not isinstance(given, dict):
+            raise ValueError(f"terms={given}: name loss terms with their options, such as {{memory: {{weight: 1.0}}}}")
         options = parse_options(method, _plain(values.get("options")))
-        terms = {name: _plain(term) for name, term in (values.get("terms") or {}).items()}
+        terms = {str(name): _plain(term) for name, term in given.items()}
         return {**values, "options": options, "terms": parse_terms(method, terms)}
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _read_number(cls, value: Any) -> Any:
+        """Take YAML's 32 for `32`."""
+        return str(value) if type(value) is int else value
 
     @model_validator(mode="after")
     def _memories_start(self) -> Recipe:
-        places = {f"terms.{name}": term for name, term in self.terms.items()}
+        places: dict[str, Any] = {f"terms.{name}": term for name, term in self.terms.items()}
         places["options.memory"] = getattr(self.options, "memory", None)
         for place, memory in places.items():
             if isinstance(memory, MemoryOptions) and memory.weight and memory.stage1_epochs >= self.epochs:
@@ -137,18 +150,27 @@ def _plain(options: Options | dict[str, Any] | None) -> dict[str, Any]:
     return options.model_dump() if isinstance(options, Options) else options or {}
 
 
-def load_recipe(source: dict[str, Any] | Path, overrides: list[str] | None = None) -> Recipe:
+def load_recipe(
+    source: dict[str, Any] | Path,
+    overrides: list[str] | None = None,
+    *,
+    data: str | None = None,
+    root: Path | None = None,
+) -> Recipe:
     """Build a recipe from a YAML file or a plain dict, then apply `key=value` overrides.
 
     Args:
         source: YAML file or nested dict; unnamed fields keep their defaults.
         overrides: such as `backbone.weights=none` or `optimizers.main.lr=0.05`; values are YAML.
+        data, root: replace the source's `data.name` and `data.root`, as they are.
 
     Raises:
         InputError: naming the file or key that is wrong.
     """
     where = f"recipe {source}" if isinstance(source, Path) else "recipe"
     values = _read_yaml(source) if isinstance(source, Path) else source
+    for field, given in (("data.name", data), ("data.root", root)):
+        values = values if given is None else _override(values, field, given)
     for override in overrides or []:
         key, value = setting("--set", override, "backbone.weights=none")
         values = _override(values, key, value)
@@ -171,8 +193,8 @@ def packaged_recipe(method: str, data: str) -> Path:
         return path
     others = packaged_recipes(method)
     if not others:
-        names = sorted({path.stem for path in _packaged_folder().glob("*/*.yaml")})
-        raise InputError(f"unknown method or recipe {method!r}: use one of {', '.join(names)}, or pass --recipe FILE")
+        names = ", ".join(recipe_names())
+        raise InputError(f"unknown method or recipe {method!r}: use one of {names}, or pass --recipe FILE")
     raise InputError(
         f"no recipe ships for {method} on data {data}, but for {', '.join(others)}: name one of these, or pass "
         "--recipe FILE"
@@ -184,6 +206,11 @@ def packaged_recipes(method: str) -> list[str]:
     return sorted(path.parent.name for path in _packaged_folder().glob(f"*/{method}.yaml"))
 
 
+def recipe_names() -> list[str]:
+    """Return the names of all shipped recipes: the methods, and compositions of them."""
+    return sorted({path.stem for path in _packaged_folder().glob("*/*.yaml")})
+
+
 def _packaged_folder() -> Path:
     return Path(str(resources.files("vireid") / "recipes"))
 
@@ -193,8 +220,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise InputError(f"there is no recipe {path}: leave --recipe out for the one that ships, or check the path")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise InputError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, ValueError) as error:  # UnicodeDecodeError, or a date such as 2026-13-01
+        raise InputError(f"recipe {path} is not YAML in UTF-8: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise InputError(f"recipe {path} holds no fields: write it like the output of a run, RUN/recipe.yaml")
     return values

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import replace
 from pathlib import Path
+from typing import get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from vireid.data import keypoints as keypoint_files
 from vireid.data import llcm, manifest, market1501, msmt17, regdb, synthetic, sysu_mm01
@@ -12,7 +14,7 @@ from vireid.data.info import DataSetInfo
 from vireid.errors import InputError
 from vireid.records import Records
 
-__all__ = ["DATA_SETS", "DataSetInfo", "find_dataset", "open_dataset"]
+__all__ = ["DATA_SETS", "DataSetInfo", "find_dataset", "open_dataset", "require_root"]
 
 
 SYNTHETIC = DataSetInfo(
@@ -22,7 +24,6 @@ SYNTHETIC = DataSetInfo(
     access="render it with `vireid synth --out DIR --ids N`",
     terms="Rendered, nobody's picture: free to use.",
     protocols=("cross-ir2vis", "cross-vis2ir"),
-    image_size=(128, 64),
     audit=manifest.audit,
 )
 
@@ -51,7 +52,19 @@ def find_dataset(name: str) -> DataSetInfo:
     return DATA_SETS[name]
 
 
-def open_dataset(name: str, root: str | Path, *, keypoints: str | Path | None = None, **options: object) -> Records:
+def require_root(name: str, root: Path | None) -> Path:
+    """Return the folder of a data set that a user has named.
+
+    Raises:
+        InputError: when there is none, with how to get the data.
+    """
+    if root is None:
+        info = find_dataset(name)
+        raise InputError(f"pass --root DIR, the folder of {info.title}; to get the data, {info.access}")
+    return root
+
+
+def open_dataset(name: str, root: str | Path, /, *, keypoints: str | Path | None = None, **options: object) -> Records:
     """Read a data set as distributed, with the keypoints beside it.
 
     Args:
@@ -64,10 +77,15 @@ def open_dataset(name: str, root: str | Path, *, keypoints: str | Path | None = 
         InputError: for an unknown name or option, a tree that is not the data set's, or unreadable keypoints.
     """
     info = find_dataset(name)
-    known = list(inspect.signature(info.load).parameters)[1:]
+    known = {**dict(list(get_type_hints(info.load).items())[1:-1]), "keypoints": str | Path | None}
     if unknown := sorted(set(options) - set(known)):
-        takes = ", ".join([*known, "keypoints"])
-        raise InputError(f"data set {name} has no option {unknown[0]!r}: it takes {takes}")
+        raise InputError(f"data set {name} has no option {unknown[0]!r}: it takes {', '.join(known)}")
+    for option, value in {"keypoints": keypoints, **options}.items():
+        try:
+            TypeAdapter(known[option]).validate_python(value, strict=True)
+        except ValidationError as error:
+            wrong = f"data set {name}: option {option}={value!r}"
+            raise InputError(f"{wrong}: {error.errors()[0]['msg'].lower()}") from error
     records = info.load(root, **options)
     file = records.root / (keypoints or keypoint_files.FILE)
     if keypoints is None and not file.exists():

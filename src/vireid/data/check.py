@@ -7,12 +7,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from PIL import Image
 
 from vireid.data import find_dataset, open_dataset
-from vireid.data.findings import Finding, count_findings, missing_files, repeated_paths, unknown_cameras
-from vireid.data.images import Progress
+from vireid.data.findings import (
+    TESTED,
+    Finding,
+    count_findings,
+    identities,
+    missing_files,
+    one_modality,
+    repeated_paths,
+    unknown_cameras,
+)
+from vireid.data.images import Progress, require_8_bits
 from vireid.data.info import DataSetInfo
 from vireid.records import Records
 
@@ -25,11 +35,15 @@ class CheckReport:
         records: the table that was checked.
         findings: what is not as it should be; empty when all is well.
         summary: images and identities per split, modality and camera.
+        notes: sentences on what is as it may be but is seldom meant.
+        verdict: what a data set without findings has been found to be, such as `complete`.
     """
 
     records: Records
     findings: list[Finding]
     summary: pd.DataFrame
+    notes: list[str]
+    verdict: str
 
 
 def inspect(
@@ -52,7 +66,9 @@ def inspect(
     findings = [finding for finding in _findings(info, records) if strict or not finding.published]
     if decode:
         findings += broken_images(records, progress)
-    return CheckReport(records, findings, summary(records))
+    compared = strict or not info.counts
+    verdict = "complete" if compared else "whole as far as it goes, not compared with the published counts"
+    return CheckReport(records, findings, summary(records), list(_notes(info, records)), verdict)
 
 
 def check(name: str, root: str | Path, strict: bool = True) -> list[Finding]:
@@ -69,10 +85,23 @@ def _findings(info: DataSetInfo, records: Records) -> Iterator[Finding]:
     yield from info.audit(records)
 
 
+def _notes(info: DataSetInfo, records: Records) -> Iterator[str]:
+    """Yield what is seldom meant in a data set of the user's own."""
+    if info.counts or len(np.unique(records.modality)) == 1:
+        return
+    effects = (("train", "batches of both modalities never draw them"), (TESTED, "they match nobody of the other"))
+    for split, effect in effects:
+        every, lonely = identities(records, records.mask(split=split)), one_modality(records, split)
+        if lonely:
+            kind = "training" if split == "train" else "test"
+            yield f"{len(lonely)} of {len(every)} {kind} identities were seen by one modality only: {effect}"
+
+
 def summary(records: Records) -> pd.DataFrame:
-    """Count images and identities: columns split, modality, camid, images, identities, one row each part."""
-    groups = records.to_frame().groupby(["split", "modality", "camid"], sort=True)["pid"]
-    return groups.agg(images="size", identities="nunique").reset_index()
+    """Count images and identities, of which junk is none: columns split, modality, camid, images, identities."""
+    frame = records.to_frame()
+    groups = frame.assign(pid=frame["pid"].where(frame["pid"] != -1)).groupby(["split", "modality", "camid"], sort=True)
+    return groups["pid"].agg(images="size", identities="nunique").reset_index()
 
 
 def broken_images(records: Records, progress: Progress | None = None, block: int = 1024) -> Iterator[Finding]:
@@ -90,6 +119,7 @@ def broken_images(records: Records, progress: Progress | None = None, block: int
 def _decoding_fault(path: Path) -> str:
     try:
         with Image.open(path) as image:
+            require_8_bits(image)
             image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return f"none ({error})"

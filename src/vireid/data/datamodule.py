@@ -63,10 +63,11 @@ def image_source(records: Records, size: tuple[int, int], cache: bool, progress:
 
 def loader(dataset: ImageBatches, batches: list[list[int]], workers: int = 0) -> DataLoader[Batch]:
     """Return a loader that yields exactly these batches, in this order."""
-    return DataLoader(dataset, batch_sampler=batches, collate_fn=_as_is, num_workers=workers)
+    return DataLoader(dataset, batch_sampler=batches, collate_fn=as_is, num_workers=workers)
 
 
-def _as_is(batch: Any) -> Batch:
+def as_is(batch: Any) -> Batch:
+    """Return a batch that is one already."""
     return batch
 
 
@@ -82,10 +83,7 @@ class TrainingData(LightningDataModule):
     def __init__(self, recipe: Recipe, records: Records, progress: Progress | None = None) -> None:
         super().__init__()
         self.recipe = recipe
-        train = records.where(split="train")
-        if not len(train):
-            raise InputError(f"data set {recipe.data.name} at {records.root} has no training images")
-        self.records = thin(train, recipe)
+        self.records = training_rows(records, recipe)
         self.label_map = LabelMap.of(self.records.pid)
         self.labels = self.label_map.labels(self.records.pid)
         self.steps = len(self._batches(epoch=0))
@@ -114,7 +112,20 @@ class TrainingData(LightningDataModule):
         return epoch_batches(self.labels, modality, recipe.sampling, **where)
 
 
-def thin(records: Records, recipe: Recipe) -> Records:
+def training_rows(records: Records, recipe: Recipe) -> Records:
+    """Return the rows to train on: those of the split `train` without junk (-1), thinned as the recipe says.
+
+    Raises:
+        InputError: when there are none.
+    """
+    train = records.where(split="train")
+    train = train.take(train.pid != -1)
+    if not len(train):
+        raise InputError(f"data set {recipe.data.name} at {records.root} has no training images")
+    return _thin(train, recipe)
+
+
+def _thin(records: Records, recipe: Recipe) -> Records:
     """Keep a share of each identity's images of a modality, at least one (MAUM's imbalance experiment)."""
     shares = {Modality.VISIBLE: recipe.data.keep_visible, Modality.INFRARED: recipe.data.keep_infrared}
     if all(share == 1 for share in shares.values()):

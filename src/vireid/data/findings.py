@@ -141,10 +141,15 @@ def unanswered_queries(records: Records) -> Iterator[Finding]:
         yield Finding("query identities without a gallery image", "none", _some(absent), str(records.root))
 
 
+def one_modality(records: Records, split: str | tuple[str, ...]) -> set[int]:
+    """Return the identities of one or several splits that only one modality saw."""
+    visible, infrared = (identities(records, records.mask(split=split, modality=modality)) for modality in Modality)
+    return visible ^ infrared
+
+
 def one_sided_identities(records: Records) -> Iterator[Finding]:
     """Find test identities that only one modality saw."""
-    sides = [identities(records, records.mask(split="test", modality=modality)) for modality in Modality]
-    if lonely := sides[0] ^ sides[1]:
+    if lonely := one_modality(records, "test"):
         yield Finding("test identities in one modality only", "none", _some(lonely), str(records.root))
 
 

@@ -25,8 +25,23 @@ Progress = Callable[[int, int], None]
 CACHE_FORMAT = "rgb-lanczos-1"
 
 
+def require_8_bits(image: Image.Image) -> None:
+    """Refuse pixels of 16 bits or more, which say nothing of what is black and what is white.
+
+    Raises:
+        InputError: with the remedy, but without the image's name.
+    """
+    if image.mode.startswith(("I", "F")):
+        raise InputError("16-bit image: write it as 8-bit grey, all images of a camera by one scale")
+
+
 def fit(image: Image.Image, size: tuple[int, int]) -> Pixels:
-    """Return an image as (H, W, 3) uint8, Lanczos-resized to `size` = (H, W); grey becomes three equal channels."""
+    """Return an image as (H, W, 3) uint8, Lanczos-resized to `size` = (H, W); grey becomes three equal channels.
+
+    Raises:
+        InputError: for an image of 16 bits a pixel.
+    """
+    require_8_bits(image)
     height, width = size
     rgb = image.convert("RGB")
     if rgb.size != (width, height):
@@ -41,16 +56,25 @@ def decode(path: Path, size: tuple[int, int] | None = None) -> tuple[Pixels, tup
         pixels (H, W, 3) at `size`, or at the file's own size, and the file's own (height, width).
 
     Raises:
-        InputError: for a missing, truncated or foreign file, naming it.
+        InputError: for a missing, truncated or foreign file, one of 16 bits a pixel, or a name that is not UTF-8.
     """
+    if (name := shown(path)) != str(path):
+        raise InputError(f"image {name} has a name that is not UTF-8: rename it")
     try:
         with Image.open(path) as image:
             original = (image.height, image.width)
             return fit(image, size or original), original
+    except InputError as error:
+        raise InputError(f"image {path} cannot be used ({error})") from error
     except FileNotFoundError as error:
         raise InputError(f"image {path} is missing: restore it or take its row out of the data set") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"image {path} cannot be decoded ({error}): replace it or take its row out") from error
+
+
+def shown(path: Path) -> str:
+    """Return a path for people, in which bytes that are not UTF-8 are written out."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def pixels_of(image: ImageLike, size: tuple[int, int]) -> Pixels:

@@ -26,7 +26,6 @@ class DataSetInfo:
         access: half a sentence that completes "to get the data, …".
         terms: what the owners allow.
         protocols: names of the evaluation presets, the default first.
-        image_size: (height, width) that published results use.
         counts: published counts of the table that `load(root, **check_options)` gives.
         cameras: every camera number; empty where any number may occur.
         check_options: options under which `counts` holds.
@@ -39,7 +38,6 @@ class DataSetInfo:
     access: str
     terms: str
     protocols: tuple[str, ...]
-    image_size: tuple[int, int]
     counts: tuple[Count, ...] = ()
     cameras: tuple[int, ...] = ()
     check_options: tuple[tuple[str, Any], ...] = ()

@@ -80,7 +80,6 @@ INFO = DataSetInfo(
         " or commercial use; cite DEEN (CVPR 2023)."
     ),
     protocols=("llcm-ir2vis", "llcm-vis2ir", "llcm-vis2ir-swapped"),
-    image_size=(288, 144),
     counts=(
         Count(ids=713, split="train"),
         Count(16946, split="train", modality=Modality.VISIBLE),

@@ -75,8 +75,7 @@ def _read_columns(file: Path) -> dict[str, pa.Array]:
 def _header(file: Path) -> list[str]:
     if not file.is_file():
         raise InputError(f"there is no manifest {file}; write a CSV with the columns {','.join(REQUIRED)}")
-    with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
-        header = [name.strip() for name in next(csv.reader(lines), [])]
+    header = [name.strip() for name in next(_rows(file), (1, [""]))[1]]
     if not any(header):
         raise InputError(f"{file} is empty; its first line must be {','.join(REQUIRED)}")
     if missing := [name for name in REQUIRED if name not in header]:
@@ -88,18 +87,22 @@ def _header(file: Path) -> list[str]:
 
 def _explain(file: Path, width: int, error: pa.ArrowInvalid) -> NoReturn:
     """Find the line that Arrow could not split into `width` fields."""
-    with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
-        for line, fields in _rows(lines):
-            if len(fields) != width:
-                raise InputError(f"{file} line {line}: expected {width} fields, found {len(fields)}") from None
+    for line, fields in _rows(file):
+        if len(fields) != width:
+            raise InputError(f"{file} line {line}: expected {width} fields, found {len(fields)}") from None
     reason = str(error).partition("\n")[0]
     raise InputError(f"{file} cannot be read as a UTF-8 CSV ({reason}); save it as one") from None
 
 
-def _rows(lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
+def _rows(file: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield line number and fields of each row, empty lines skipped as Arrow skips them."""
-    reader = csv.reader(lines)
-    return ((reader.line_num, fields) for fields in reader if fields)
+    with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
+        reader = csv.reader(lines)
+        try:
+            yield from ((reader.line_num, fields) for fields in reader if fields)
+        except csv.Error as error:
+            wrong = f"{file} line {reader.line_num}: {error}"
+            raise InputError(f"{wrong}; close the quote that was left open, or shorten the field") from None
 
 
 def _reject(bad: pa.Array, text: pa.Array, file: Path, fault: str) -> None:
@@ -107,8 +110,7 @@ def _reject(bad: pa.Array, text: pa.Array, file: Path, fault: str) -> None:
     row = pc.index(bad, True).as_py()
     if row < 0:
         return
-    with file.open(encoding="utf-8-sig", newline="") as lines:
-        line = next(line for number, (line, _) in enumerate(_rows(lines), start=-1) if number == row)
+    line = next(line for number, (line, _) in enumerate(_rows(file), start=-1) if number == row)
     raise InputError(f"{file} line {line}: " + fault.format(value=repr(text[row].as_py())))
 
 
@@ -175,6 +177,5 @@ INFO = DataSetInfo(
     access="write a CSV path,pid,camid,modality beside your images",
     terms="Your own; show people only with their consent.",
     protocols=("cross-ir2vis", "cross-vis2ir"),
-    image_size=(288, 144),
     audit=audit,
 )

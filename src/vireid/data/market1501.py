@@ -66,7 +66,6 @@ INFO = DataSetInfo(
     access="download it from the project page of its author, L. Zheng",
     terms="Research only; no distribution, no commercial use.",
     protocols=("market1501",),
-    image_size=(256, 128),
     counts=(
         Count(12936, 751, "train"),
         Count(3368, 750, "query"),

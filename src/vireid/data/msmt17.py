@@ -75,7 +75,6 @@ INFO = DataSetInfo(
     access="ask its owners by e-mail (the pkuvmc page names the address)",
     terms="Research only; V2 has masked faces; the exact wording comes with the owners' form.",
     protocols=("msmt17",),
-    image_size=(256, 128),
     counts=(
         Count(32621, 1041, ("train", "val")),
         Count(11659, 3060, "query"),

@@ -142,7 +142,6 @@ INFO = DataSetInfo(
     ),
     terms="Research use under the owners' form; read its exact wording.",
     protocols=("regdb-v2t", "regdb-t2v"),
-    image_size=(288, 144),
     counts=tuple(Count(2060, 206, split, modality) for split in SPLITS for modality in Modality),
     cameras=(1, 2),
     audit=audit,

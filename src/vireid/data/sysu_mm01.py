@@ -124,7 +124,6 @@ INFO = DataSetInfo(
     ),
     terms=("Research only; no redistribution, modification or commercial use without prior approval; cite IJCV 2020."),
     protocols=("sysu-all", "sysu-indoor"),
-    image_size=(288, 144),
     counts=(
         *_split_counts("train", 296, _TRAIN),
         *_split_counts("val", 99, _VAL),

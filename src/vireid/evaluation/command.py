@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vireid.data import find_dataset, open_dataset
+from vireid.data import find_dataset, open_dataset, require_root
 from vireid.data.images import Progress
 from vireid.embedder import Embedder
 from vireid.errors import InputError
@@ -141,9 +141,7 @@ def open_evaluation_data(request: EvaluateRequest, model: Path) -> tuple[str, di
         trained = DataOptions(name=request.data)
     if trained is None:
         raise InputError(f"{model} is no run folder, which would know its data: pass --data NAME --root DIR")
-    info, root = find_dataset(trained.name), request.root or trained.root
-    if root is None:
-        raise InputError(f"pass --root DIR, the folder of {info.title}; to get the data, {info.access}")
+    root = require_root(trained.name, request.root or trained.root)
     options = {**trained.options, **dict(setting("--option", text, "trial=3") for text in request.options)}
     return trained.name, options, open_dataset(trained.name, root, **options)
 

@@ -11,7 +11,6 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from vireid import __version__, plots
-from vireid.data import find_dataset
 from vireid.data.images import Progress
 from vireid.evaluation.tables import COLUMNS
 from vireid.files import write_text
@@ -43,9 +42,6 @@ def render_page(run: Run) -> str:
 
 def _header(run: Run) -> dict[str, Any]:
     recipe, last = run.recipe, run.checkpoints[0]
-    title = find_dataset(recipe.data.name).title
-    if run.synthetic and recipe.data.name != "synthetic":
-        title = f"synthetic people in the layout of {title}"
     trained = datetime.fromtimestamp((run.folder / "last.safetensors").stat().st_mtime, UTC)
     facts = {
         "method": recipe.method.upper(),
@@ -57,7 +53,7 @@ def _header(run: Run) -> dict[str, Any]:
         "commit": last.card.commit or "unknown",
     }
     return {
-        "title": f"{recipe.method.upper()} on {title}",
+        "title": f"{recipe.method.upper()} on {run.data_title}",
         "synthetic": run.synthetic,
         "summary": _summary(last),
         "training_data": last.card.training_data,

@@ -27,7 +27,7 @@ from vireid.methods import cosine_distance
 from vireid.plots import Line
 from vireid.recipe import Recipe, load_recipe
 from vireid.records import Modality, Records
-from vireid.training import open_records
+from vireid.training import open_records, title_of
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class Run:
         folder: where it lies.
         recipe: what was trained.
         environment: versions and machine.
+        data_title: of the data set.
         synthetic: whether the images are rendered.
         checkpoints: `last`, then `best` where there is one.
         losses: epochs and mean values by loss term.
@@ -64,6 +65,7 @@ class Run:
     folder: Path
     recipe: Recipe
     environment: dict[str, Any]
+    data_title: str
     synthetic: bool
     checkpoints: tuple[Checkpoint, ...]
     losses: dict[str, Line]
@@ -83,17 +85,18 @@ def read_run(folder: Path, progress: Progress | None = None) -> Run:
     if not (folder / "last.safetensors").is_file():
         raise InputError(f"run {folder} has no last.safetensors: finish it with vireid train --resume {folder}")
     recipe = load_recipe(folder / "recipe.yaml")
+    environment, (losses, scores) = _read_json(folder / "environment.json"), read_log(folder / "logs" / "metrics.csv")
     protocols = both_directions([find_protocol(name) for name in find_dataset(recipe.data.name).protocols])
     splits = set().union(*(protocol_splits(protocol) for protocol in protocols))
     records = open_records(recipe).where(split=splits)
     bundles = [path for name in ("last", "best") if (path := folder / f"{name}.safetensors").is_file()]
     steps = [_part(progress, index, len(bundles)) for index in range(len(bundles))]
     checkpoints = [_evaluate(path, recipe, records, protocols, step) for path, step in zip(bundles, steps, strict=True)]
-    losses, scores = read_log(folder / "logs" / "metrics.csv")
     return Run(
         folder=folder,
         recipe=recipe,
-        environment=_read_json(folder / "environment.json"),
+        environment=environment,
+        data_title=title_of(recipe.data.name, records.root),
         synthetic=is_synthetic(recipe.data.name, records.root),
         checkpoints=tuple(checkpoints),
         losses=losses,
@@ -125,10 +128,16 @@ def read_log(path: Path) -> tuple[dict[str, Line], dict[str, Line]]:
 
     Args:
         path: `metrics.csv` as Lightning's CSVLogger writes it; metrics are columns with a slash.
+
+    Raises:
+        InputError: when it is damaged.
     """
     if not path.is_file():
         return {}, {}
-    means = pd.read_csv(path).groupby("epoch").mean().drop(columns="step")
+    try:
+        means = pd.read_csv(path).astype(float).groupby("epoch").mean().drop(columns="step")
+    except (ValueError, KeyError) as error:
+        raise _damaged(path, error) from error
     lines: dict[str, Line] = {}
     for name in means:
         column = means[name].dropna()
@@ -173,4 +182,12 @@ def _modalities(protocol: Protocol) -> tuple[Modality | None, Modality | None]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    except (ValueError, TypeError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    reason = " ".join(str(error).split())
+    return InputError(f"{path} is damaged ({reason}): restore it, or delete it for a report without what it holds")

@@ -64,8 +64,13 @@ def write_dataset(
         The folder.
 
     Raises:
-        InputError: for an unknown layout or preset, too few identities, or a folder that holds something else.
+        InputError: for an unknown layout or preset, too few identities, a seed or a number of workers that cannot be,
+            or a folder that holds something else.
     """
+    if seed is not None and seed < 0:
+        raise InputError(f"--seed {seed}: use 0 or more")
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers {workers}: use 1 or more")
     chosen = _preset(layout, preset, seed, difficulty)
     shares = LAYOUTS[layout].proportions or chosen
     if ids is not None and ids < 4:

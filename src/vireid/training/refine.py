@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vireid.bundle import BundleCard, bundle_digest
-from vireid.data.datamodule import ImageBatches, image_source, loader, thin
+from vireid.data.datamodule import ImageBatches, as_is, image_source, loader, training_rows
 from vireid.data.images import Progress
 from vireid.data.sampler import epoch_batches
 from vireid.data.sequences import epoch_sequences, steps_per_epoch
@@ -85,11 +85,8 @@ class FeatureSequences(LightningDataModule):
     def __init__(self, recipe: Recipe, records: Records, run: Path, progress: Progress | None = None) -> None:
         super().__init__()
         assert recipe.encoder is not None
-        train = records.where(split="train")
-        if not len(train):
-            raise InputError(f"data set {recipe.data.name} at {records.root} has no training images")
         self.recipe, self.run, self.progress = recipe, run, progress
-        self.records = thin(train, recipe)
+        self.records = training_rows(records, recipe)
         self.label_map = LabelMap.of(self.records.pid)
         self.labels = self.label_map.labels(self.records.pid)
         self.encoder, self.digest = Embedder.load(recipe.encoder), bundle_digest(recipe.encoder)
@@ -134,7 +131,7 @@ class FeatureSequences(LightningDataModule):
         batches = epoch_sequences(
             tokens if raw else unit, pool.modality.numpy(), self.recipe.sequences, seed=seed, epoch=epoch, **ranks
         )
-        return DataLoader(SequenceBatches(pool._replace(features=tokens), batches), batch_size=None, collate_fn=_as_is)
+        return DataLoader(SequenceBatches(pool._replace(features=tokens), batches), batch_size=None, collate_fn=as_is)
 
     def images(self) -> Pool:
         """Return the pool of all training images as they are."""
@@ -190,10 +187,6 @@ class SequenceBatches(Dataset[Batch]):
         """Return one batch."""
         features, pid, camid, modality = (column[torch.from_numpy(self.batches[number])] for column in self.pool)
         return Batch(features, modality, pid, camid, torch.zeros_like(pid))
-
-
-def _as_is(batch: Any) -> Batch:
-    return batch
 
 
 class RefinerModule(TrainingModule):

@@ -9,31 +9,34 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from rich.console import Console
+from rich.markup import escape
 from timm.layers import convert_sync_batchnorm
 
 from vireid.bundle import BundleCard
-from vireid.data import find_dataset, open_dataset
+from vireid.data import find_dataset, open_dataset, require_root
 from vireid.data.datamodule import TrainingData, describe_split
 from vireid.data.findings import count_findings
 from vireid.embedder import pose_notice
 from vireid.environment import describe_environment, git_commit
 from vireid.errors import InputError
 from vireid.evaluation.evaluate import find_protocol
+from vireid.evaluation.provenance import is_synthetic
 from vireid.files import write_text
-from vireid.methods import Method, build
+from vireid.methods import Method, Refiner, build
 from vireid.precision import Precision, choose_precision, default_device
 from vireid.progress import progress_bar
 from vireid.recipe import Recipe, load_recipe, save_recipe
-from vireid.records import Records
-from vireid.synth.dataset import CARD
+from vireid.records import Modality, Records
 from vireid.training.callbacks import Bundles, LossBar
 from vireid.training.checkpoint import AtomicCheckpointIO, latest_checkpoint, remove_torn, trained_epochs
 from vireid.training.logs import open_log
 from vireid.training.module import TrainingModule
+from vireid.training.optim import build_optimizers
 from vireid.training.precision import loss_scaling
 from vireid.training.ranks import Launch, build_strategy, is_rank_zero, one_voice, plan_launch
 from vireid.training.refine import FeatureSequences, RefinerBundles, RefinerModule, resolve_encoder
@@ -89,31 +92,25 @@ def _fit(recipe: Recipe, run: Path, checkpoint: Path | None, console: Console, l
     console.quiet = console.quiet or not is_rank_zero()
     seed_everything(recipe.seed, workers=True, verbose=False)
     records = open_records(recipe)
+    protocol = find_protocol(recipe.validation.protocol or find_dataset(recipe.data.name).protocols[0])
     refines = recipe.encoder is not None
     with progress_bar("decoding images into the cache", console) as show:
         data = FeatureSequences(recipe, records, run, show) if refines else TrainingData(recipe, records, show)
+        method = _build(recipe, len(data.label_map))  # first, so that what is refused leaves nothing behind
         if is_rank_zero():
             data.prepare_data()
-    method = build(
-        recipe.method,
-        num_classes=len(data.label_map),
-        backbone=recipe.backbone,
-        terms={name: term.model_dump() for name, term in recipe.terms.items()},
-        **recipe.options.model_dump(),
-    )
     if isinstance(data, FeatureSequences):
         data.attach(method, trained=checkpoint is not None)
     if launch.size > 1 and recipe.sync_norm and default_device().type == "cuda":
         method = convert_sync_batchnorm(method)
     precision = choose_precision(method, default_device(), recipe.precision)
-    protocol = find_protocol(recipe.validation.protocol or find_dataset(recipe.data.name).protocols[0])
     module = (RefinerModule if refines else TrainingModule)(method, recipe, precision, data.label_map.digest)
     card = _card(recipe, data, method)
     bundles = (RefinerBundles if refines else Bundles)(run, recipe, card, records, protocol, console)
     _announce(recipe, data, bundles, precision, console)
     if notice := pose_notice(method, data.records.keypoints, len(data.records)):
-        console.print(f"[yellow]without pose:[/yellow] {notice}", soft_wrap=True)
-    if is_rank_zero() and checkpoint is None:  # last, so that what was refused leaves no run behind
+        console.print(f"[yellow]without pose:[/yellow] {escape(notice)}", soft_wrap=True)
+    if is_rank_zero() and checkpoint is None:
         write_text(run / "recipe.yaml", save_recipe(recipe))
         write_text(run / "environment.json", json.dumps(describe_environment(), indent=2) + "\n")
     with _quiet_lightning():
@@ -122,6 +119,33 @@ def _fit(recipe: Recipe, run: Path, checkpoint: Path | None, console: Console, l
         with one_voice(trainer):
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     return run / "last.safetensors"
+
+
+def _build(recipe: Recipe, num_classes: int) -> Method:
+    """Build the method, and try what else can be refused: its optimisers and the feature to validate by."""
+    method = build(
+        recipe.method,
+        num_classes=num_classes,
+        backbone=recipe.backbone,
+        terms={name: term.model_dump() for name, term in recipe.terms.items()},
+        **recipe.options.model_dump(),
+    )
+    build_optimizers(method, recipe.optimizers)
+    if recipe.validation.feature != "global":
+        names = ["global"] if isinstance(method, Refiner) else _vectors(method, recipe.data.image_size)
+        if recipe.validation.feature not in names:
+            wanted = f"validation.feature={recipe.validation.feature}"
+            raise InputError(f"{wanted}: method {recipe.method} has no such vector, use {', '.join(names)}")
+    return method
+
+
+def _vectors(method: Method, image_size: tuple[int, int]) -> list[str]:
+    """Return the names of the method's features (N, D), by a forward pass of two black images."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        method.eval()
+        features = method.features(torch.zeros(len(Modality), 3, *image_size), torch.tensor(list(Modality)))
+        method.train()
+    return [name for name, value in features.items() if value.ndim == 2]
 
 
 def _announce(recipe: Recipe, data: Data, bundles: Bundles, precision: Precision, console: Console) -> None:
@@ -138,10 +162,12 @@ def _announce(recipe: Recipe, data: Data, bundles: Bundles, precision: Precision
         complete = open_dataset(info.name, _require_root(recipe), **dict(info.check_options))
         findings = list(count_findings(complete, info.counts))
         for finding in findings[:3]:
-            console.print(f"[yellow]not the published data set:[/yellow] {finding}", soft_wrap=True)
+            console.print(f"[yellow]not the published data set:[/yellow] {escape(str(finding))}", soft_wrap=True)
         if len(findings) > 3:
             remedy = f"vireid data check {info.name} --root {recipe.data.root}"
-            console.print(f"[yellow]and {len(findings) - 3} more counts differ:[/yellow] {remedy}", soft_wrap=True)
+            console.print(
+                f"[yellow]and {len(findings) - 3} more counts differ:[/yellow] {escape(remedy)}", soft_wrap=True
+            )
 
 
 def _trainer(
@@ -187,7 +213,7 @@ def _card(recipe: Recipe, data: Data, method: Method) -> BundleCard:
         image_size=recipe.data.image_size,
         mean=method.mean,
         std=method.std,
-        training_data=f"{_title(recipe, data.records)}: {describe_split(data.records)}",
+        training_data=f"{title_of(recipe.data.name, data.records.root)}: {describe_split(data.records)}",
         label_map=data.label_map.digest,
         seed=recipe.seed,
         commit=git_commit(),
@@ -208,15 +234,11 @@ def _quiet_lightning() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _title(recipe: Recipe, records: Records) -> str:
-    """Return the data set's title; rendered data is called synthetic in whatever layout it was written."""
-    title = find_dataset(recipe.data.name).title
-    rendered = recipe.data.name != "synthetic" and (records.root / CARD).is_file()
-    return f"synthetic people in the layout of {title}" if rendered else title
+def title_of(data: str, root: Path) -> str:
+    """Return a data set's title; rendered data is called synthetic."""
+    title = find_dataset(data).title
+    return f"synthetic people in the layout of {title}" if data != "synthetic" and is_synthetic(data, root) else title
 
 
 def _require_root(recipe: Recipe) -> Path:
-    if recipe.data.root is None:
-        info = find_dataset(recipe.data.name)
-        raise InputError(f"pass --root DIR, the folder of {info.title}; to get the data, {info.access}")
-    return recipe.data.root
+    return require_root(recipe.data.name, recipe.data.root)
