@@ -61,9 +61,13 @@ class PairCalibration(Options):
     roc_fpr: tuple[float, ...]
     roc_tpr: tuple[float, ...]
 
+    def log_odds(self, similarity: float) -> float:
+        """Return the log odds that a pair of this similarity shows one person."""
+        return self.slope * similarity + self.intercept
+
     def score(self, similarity: float) -> float:
         """Return the probability in [0, 1] that a pair of this similarity shows one person."""
-        return float(1 / (1 + np.exp(-(self.slope * similarity + self.intercept))))
+        return float(1 / (1 + np.exp(-self.log_odds(similarity))))
 
     def false_positive_rate(self, similarity: float) -> float:
         """Return the share of pairs of two people that score at least this high, at least one in all that were seen."""

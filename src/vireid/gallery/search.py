@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,11 @@ from sqlalchemy import Connection
 
 from vireid.errors import InputError
 from vireid.gallery import confirmations, items
-from vireid.gallery.calibration import Calibration
+from vireid.gallery.calibration import PairCalibration
 from vireid.gallery.query import Query
 from vireid.gallery.reranking import Head, Reranker, rerank_order
 from vireid.gallery.types import EVERYTHING, Candidate, Filter, SearchResult, State, Use, Verdict, utc_now
+from vireid.records import Modality
 
 if TYPE_CHECKING:
     from vireid.gallery.gallery import Gallery
@@ -66,12 +67,37 @@ class SearchOptions:
 
 @dataclass(frozen=True)
 class Best:
-    """A track's item that is most similar to a query, and its place among all items (1 is the most similar)."""
+    """A track's item that is most similar to a query.
+
+    Attributes:
+        key: of the item.
+        track: its track.
+        similarity: to the query.
+        place: among the items searched, 1 is the most similar.
+        pair: what the similarity means, None where no calibration says.
+    """
 
     key: int
     track: str
     similarity: float
     place: int
+    pair: PairCalibration | None = None
+
+    @property
+    def above(self) -> bool | None:
+        """Whether the similarity reaches its pair's threshold, None where there is none."""
+        return None if self.pair is None else self.similarity >= self.pair.threshold
+
+    @property
+    def group(self) -> int:
+        """Those above their threshold come before those without one, and these before those below."""
+        return {True: 0, None: 1, False: 2}[self.above]
+
+    @property
+    def order(self) -> tuple[int, float]:
+        """Sorts by group, and in it by what compares: log odds, or similarities where nothing is calibrated."""
+        strength = self.similarity if self.pair is None else self.pair.log_odds(self.similarity)
+        return self.group, -strength
 
 
 def search(gallery: Gallery, queries: Sequence[Query], use: Use, options: SearchOptions) -> list[SearchResult]:
@@ -86,9 +112,11 @@ def search(gallery: Gallery, queries: Sequence[Query], use: Use, options: Search
     results = []
     with gallery.database.read() as records:
         for query, best in zip(queries, found, strict=True):
-            head = _reranked(records, gallery, query, best, options)
-            candidates = _candidates(records, gallery, query, head, use, options)
-            verdict = _verdict(gallery.calibration, best, candidates)
+            ranked = _reranked(records, gallery, query, best, options)
+            shown = [b for b in ranked if options.include_below or b.above is not False]
+            head = sorted(shown, key=lambda b: b.group)[: options.k]
+            candidates = _candidates(records, query, head, use)
+            verdict = _verdict(best, candidates)
             results.append(_result(query, verdict, candidates, options, perf_counter() - clock))
     gallery.audit.append_all([_entry(gallery, result, use, options, started) for result in results])
     return results
@@ -134,12 +162,30 @@ def check_use(use: Use, required: bool) -> None:
 
 
 def nearest_tracks(gallery: Gallery, queries: Sequence[Query], options: SearchOptions) -> list[list[Best]]:
-    """Return the nearest tracks of each query by their most similar item, most similar first."""
+    """Return the nearest tracks of each query by their most similar item, in `Best.order`.
+
+    A calibrated gallery is searched by modality: the similarities of two pairs of modalities do not compare, so the
+    nearest of one could hide those of the other that are above their threshold.
+    """
+    gallery.refresh()  # the calibration too
+    calibration, where = gallery.calibration, options.where
+    if calibration is None:
+        return _nearest(gallery, queries, options, where)
+    found: list[list[Best]] = [[] for _ in queries]
+    for modality in Modality if where.modality is None else (where.modality,):
+        only = where.model_copy(update={"modality": modality})
+        for i, best in enumerate(_nearest(gallery, queries, options, only)):
+            pair = calibration.of(queries[i].modality, modality)
+            found[i] += [replace(b, pair=pair) for b in best]
+    return [sorted(best, key=lambda b: b.order) for best in found]
+
+
+def _nearest(gallery: Gallery, queries: Sequence[Query], options: SearchOptions, where: Filter) -> list[list[Best]]:
     wanted = max(options.k, options.rerank_top) if options.rerank else options.k
     matrix = np.stack([query.vector for query in queries]) if queries else np.empty((0, gallery.settings.dim))
     depth = wanted * gallery.items_per_track
     while True:
-        hits = gallery.nearest(matrix, depth, options.where)
+        hits = gallery.nearest(matrix, depth, where)
         rows = zip(queries, hits.keys.tolist(), hits.scores.tolist(), hits.tracks.tolist(), strict=True)
         found = [_best_by_track(query, zip(*row, strict=True), wanted) for query, *row in rows]
         short = any(len(best) < wanted and keys[-1] >= 0 for best, keys in zip(found, hits.keys, strict=True))
@@ -162,7 +208,7 @@ def _reranked(
     records: Connection, gallery: Gallery, query: Query, best: list[Best], options: SearchOptions
 ) -> list[Best]:
     if options.rerank is None or not best:
-        return best[: options.k]
+        return best
     stored = items.items_by_key(records, [b.key for b in best[: options.rerank_top]])
     there = [b for b in best[: options.rerank_top] if b.key in stored]
     settings = gallery.settings
@@ -172,12 +218,10 @@ def _reranked(
         modality=np.array([int(stored[b.key].modality) for b in there]),
     )
     order = rerank_order(gallery, options.rerank, query, head)
-    return [*(there[i] for i in order), *best[options.rerank_top :]][: options.k]
+    return [*(there[i] for i in order), *best[options.rerank_top :]]
 
 
-def _candidates(
-    records: Connection, gallery: Gallery, query: Query, best: list[Best], use: Use, options: SearchOptions
-) -> list[Candidate]:
+def _candidates(records: Connection, query: Query, best: list[Best], use: Use) -> list[Candidate]:
     item = items.items_by_key(records, [b.key for b in best])
     tracks = items.tracks_of(records, [b.track for b in best])
     states = confirmations.states(records, use.case, query.fingerprint)
@@ -185,27 +229,24 @@ def _candidates(
     for b in best:
         if b.key not in item or b.track not in tracks:
             continue
-        pair = gallery.calibration and gallery.calibration.of(query.modality, item[b.key].modality)
-        above = None if not pair else b.similarity >= pair.threshold
-        if above is not False or options.include_below:
-            candidate = Candidate(
-                rank=len(found) + 1,
-                item=item[b.key],
-                track=tracks[b.track],
-                score=pair.score(b.similarity) if pair else None,
-                false_positive_rate=pair.false_positive_rate(b.similarity) if pair else None,
-                above_threshold=above,
-                state=states.get(b.track, State.CANDIDATE),
-            )
-            found.append(candidate)
+        candidate = Candidate(
+            rank=len(found) + 1,
+            item=item[b.key],
+            track=tracks[b.track],
+            score=b.pair.score(b.similarity) if b.pair else None,
+            false_positive_rate=b.pair.false_positive_rate(b.similarity) if b.pair else None,
+            above_threshold=b.above,
+            state=states.get(b.track, State.CANDIDATE),
+        )
+        found.append(candidate)
     return found
 
 
-def _verdict(calibration: Calibration | None, best: list[Best], candidates: list[Candidate]) -> Verdict:
+def _verdict(best: list[Best], candidates: list[Candidate]) -> Verdict:
     if not best:
         return "nothing to search"
     if any(candidate.above_threshold for candidate in candidates):
         return "candidates"
-    if calibration is None or any(candidate.above_threshold is None for candidate in candidates):
+    if any(b.above is None for b in best):
         return "not calibrated"
     return "no match above the threshold"
