@@ -19,7 +19,7 @@ from vireid.options import checked
 from vireid.progress import progress_bar
 
 if TYPE_CHECKING:
-    from vireid.gallery import Gallery, Receipt, Reranker, SearchResult
+    from vireid.gallery import Receipt, SearchResult
 
 gallery_app = typer.Typer(help="Make, fill, search and clear a gallery of person crops.", no_args_is_help=True)
 console = Console()
@@ -128,7 +128,7 @@ def search(
     Example: `vireid gallery search night.jpg --gallery station --modality infrared --top 20
     --purpose "lost child" --case 2026-117 --among visible --sheet sheet.html`
     """
-    from vireid.gallery import Filter, Gallery, Query, contact_sheet
+    from vireid.gallery import Filter, Gallery, NFormerReranker, Query, contact_sheet
 
     if (image is None) == (item is None):
         raise InputError("search with a picture or with --item ID, one of the two")
@@ -136,7 +136,7 @@ def search(
     where, use = checked(Filter, conditions, "cannot use"), use_of(purpose, case)
     with progress_bar("reading vectors", console) as report, Gallery.open(gallery, progress=report) as opened:
         query = Query.from_item(opened, item) if item else Query.from_image(str(image), modality, opened.embedder())
-        again = rerank if refine is None else _refiner(refine, opened)
+        again = rerank if refine is None else NFormerReranker.open(refine, opened)
         result = opened.search(query, use=use, k=top, where=where, rerank=again, include_below=below)
         if sheet is not None:
             contact_sheet(opened, result, sheet)
@@ -292,13 +292,6 @@ def calibrate(
     console.print(table)
     if figure is not None:
         write_figure(roc_figure(result), figure)
-
-
-def _refiner(bundle: Path, gallery: Gallery) -> Reranker:
-    from vireid.evaluation.refine import Refinement, RefineOptions
-    from vireid.gallery import NFormerReranker
-
-    return NFormerReranker(Refinement.open(bundle, Path(gallery.settings.bundle), RefineOptions(mode="local")))
 
 
 def _print_candidates(result: SearchResult) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -63,6 +64,17 @@ class NFormerReranker:
 
     refinement: Refinement
     name: str = "nformer"
+
+    @classmethod
+    def open(cls, bundle: Path, gallery: Gallery) -> NFormerReranker:
+        """Load a refiner that was trained on the features of a gallery's bundle.
+
+        Raises:
+            InputError: for a refiner of another bundle.
+        """
+        from vireid.evaluation.refine import Refinement, RefineOptions
+
+        return cls(Refinement.open(bundle, Path(gallery.settings.bundle), RefineOptions(mode="local")))
 
     def rerank_top(self, query: Query, head: Head) -> Scores:
         """See `Reranker`."""

@@ -13,8 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from vireid.errors import InputError
-from vireid.evaluation.refine import Refinement, RefineOptions
-from vireid.gallery import Gallery, NFormerReranker, Reranker
+from vireid.gallery import Gallery, NFormerReranker
 from vireid.serve.app import create_app
 from vireid.serve.limits import Limits
 
@@ -52,7 +51,7 @@ def serve(
         for location, gallery in zip(locations, galleries, strict=True):
             _require_key(location, gallery)
             out.print(f"gallery {gallery.settings.name}: {_load(gallery, out):,} items")
-        refiners = {} if refine is None else {gallery.settings.id: _refiner(refine, gallery) for gallery in galleries}
+        refiners = {} if refine is None else {g.settings.id: NFormerReranker.open(refine, g) for g in galleries}
         if not is_loopback(host):
             out.print(f"[yellow]warning:[/yellow] {host} is reached from outside, {_PLAIN}")
         out.print(f"http://{host}:{port}  (Ctrl-C ends)")
@@ -84,11 +83,6 @@ def _load(gallery: Gallery, out: Console) -> int:
             bar.update(task, completed=done, total=total)
 
         return gallery.refresh(report)
-
-
-def _refiner(bundle: Path, gallery: Gallery) -> Reranker:
-    refinement = Refinement.open(bundle, Path(gallery.settings.bundle), RefineOptions(mode="local"))
-    return NFormerReranker(refinement)
 
 
 def _require_key(location: str | Path, gallery: Gallery) -> None:
