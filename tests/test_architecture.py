@@ -42,7 +42,7 @@ ARROWS = {
     "report": f"{EVALUATED} training plots",
     "gallery": "load data bundle embedder evaluation",
     "ingest": "data embed embedder gallery",
-    "serve": "gallery evaluation",
+    "serve": "data gallery",
     "client": "gallery serve",
     "pose_sources": "data",
     "pose": "data nn pose_sources",

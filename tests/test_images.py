@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from vireid.data.check import broken_images
-from vireid.data.images import CachedImages, DecodedImages, cache_folder, cache_key, decode
+from vireid.data.images import CachedImages, DecodedImages, cache_folder, cache_key, decode, pixels_of
 from vireid.errors import InputError
 from vireid.records import Records
 
@@ -68,6 +68,20 @@ def test_deep_images_are_refused_not_made_white(tmp_path, kind, name):
         decode(tmp_path / name, (8, 8))
     (finding,) = broken_images(Records.build(tmp_path, [name], [1], [1], [1]))
     assert "16-bit image: write it as 8-bit grey" in finding.found
+
+
+def test_pictures_are_turned_as_their_camera_was_held(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (60, 20)).save(tmp_path / "a.jpg", exif=exif)
+    with Image.open(tmp_path / "a.jpg") as image:
+        image.paste("red", (0, 0, 30, 20))  # the left half of the file is the upper half of the picture
+        image.save(tmp_path / "b.jpg", exif=exif)
+    pixels, size = decode(tmp_path / "b.jpg")
+    assert (size, pixels.shape) == ((60, 20), (60, 20, 3))
+    assert pixels[10, 10, 0] > 200 > 50 > pixels[50, 10, 0]
+    with Image.open(tmp_path / "b.jpg") as image:
+        assert (pixels_of(image, (60, 20)) == pixels).all()
 
 
 def test_a_full_disk_is_named_before_decoding(records, monkeypatch):

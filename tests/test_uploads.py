@@ -59,6 +59,12 @@ def animated():
     return stream.getvalue()
 
 
+def grey_16():
+    stream = io.BytesIO()
+    Image.fromarray(np.full((8, 8), 9000, np.uint16)).save(stream, "PNG")
+    return stream.getvalue()
+
+
 HOSTILE = {
     "empty": (b"", 415),
     "text": (b"<svg onload=alert(1)>", 415),
@@ -69,6 +75,7 @@ HOSTILE = {
     "truncated PNG": (encoded("PNG", size=(200, 200))[:-60], 415),
     "JPEG that says it is PNG": (b"\x89PNG\r\n\x1a\n" + encoded(), 415),
     "animated WebP": (animated(), 415),
+    "16-bit grey PNG": (grey_16(), 415),
     "pixel bomb": (bomb(), 413),
     "monstrous bomb": (bomb(2**31 - 1), 413),
     "too many bytes": (encoded() + bytes(2**20), 413),
@@ -119,6 +126,8 @@ BAD_ITEMS = [
     ({"item": {"id": "x", "camera": "c", "modality": "sonar"}}, 422),
     ({"item": {"id": "x", "camera": "c0", "modality": "visible", "track": "t1"}}, 409),
     ({"item": {"id": "x", "camera": "c0", "modality": "visible", "time": "2026-05-03"}}, 422),
+    ({"item": {"id": "x", "camera": "c0", "modality": "visible", "time": "0001-01-01T00:00:00+14:00"}}, 422),
+    ({"item": {"id": "x", "camera": "c0", "modality": "visible", "frame": 2**63}}, 422),
 ]
 
 
@@ -161,6 +170,13 @@ def test_pictures_are_turned_upright_and_lose_their_metadata(site):
     assert stored.headers["content-type"] == "image/jpeg"
     assert b"Secret" not in stored.content
     assert Image.open(io.BytesIO(stored.content)).size == (20, 60)
+
+
+def test_of_a_phone_s_several_pictures_the_first_is_taken():
+    stream = io.BytesIO()
+    pictures = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    pictures[0].save(stream, "MPO", save_all=True, append_images=pictures[1:])
+    assert read_picture(stream.getvalue(), 100).getpixel((4, 4))[0] > 240
 
 
 def test_crops_are_bounded_and_clean():

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from vireid.errors import InputError
 from vireid.records import Records
@@ -22,7 +22,7 @@ ImageLike = str | Path | Image.Image | Pixels
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
 
-CACHE_FORMAT = "rgb-lanczos-1"
+CACHE_FORMAT = "rgb-lanczos-upright-1"
 
 
 def require_8_bits(image: Image.Image) -> None:
@@ -35,15 +35,24 @@ def require_8_bits(image: Image.Image) -> None:
         raise InputError("16-bit image: write it as 8-bit grey, all images of a camera by one scale")
 
 
-def fit(image: Image.Image, size: tuple[int, int]) -> Pixels:
-    """Return an image as (H, W, 3) uint8, Lanczos-resized to `size` = (H, W); grey becomes three equal channels.
+def upright(image: Image.Image) -> Image.Image:
+    """Return an image in RGB, turned as its EXIF data say; grey becomes three equal channels.
 
     Raises:
         InputError: for an image of 16 bits a pixel.
     """
     require_8_bits(image)
+    return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def fit(image: Image.Image, size: tuple[int, int]) -> Pixels:
+    """Return an upright image as (H, W, 3) uint8, Lanczos-resized to `size` = (H, W).
+
+    Raises:
+        InputError: for an image of 16 bits a pixel.
+    """
     height, width = size
-    rgb = image.convert("RGB")
+    rgb = upright(image)
     if rgb.size != (width, height):
         rgb = rgb.resize((width, height), Image.Resampling.LANCZOS)
     return np.asarray(rgb)
@@ -53,7 +62,7 @@ def decode(path: Path, size: tuple[int, int] | None = None) -> tuple[Pixels, tup
     """Read one image file.
 
     Returns:
-        pixels (H, W, 3) at `size`, or at the file's own size, and the file's own (height, width).
+        pixels (H, W, 3) at `size`, or at the file's own size, and the file's own (height, width), upright.
 
     Raises:
         InputError: for a missing, truncated or foreign file, one of 16 bits a pixel, or a name that is not UTF-8.
@@ -61,9 +70,10 @@ def decode(path: Path, size: tuple[int, int] | None = None) -> tuple[Pixels, tup
     if (name := shown(path)) != str(path):
         raise InputError(f"image {name} has a name that is not UTF-8: rename it")
     try:
-        with Image.open(path) as image:
-            original = (image.height, image.width)
-            return fit(image, size or original), original
+        with Image.open(path) as opened:
+            image = upright(opened)
+        original = (image.height, image.width)
+        return fit(image, size or original), original
     except InputError as error:
         raise InputError(f"image {path} cannot be used ({error})") from error
     except FileNotFoundError as error:

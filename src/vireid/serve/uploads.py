@@ -5,8 +5,9 @@ from __future__ import annotations
 from io import BytesIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from vireid.data.images import upright
 from vireid.errors import InputError
 
 _SIDE = 1024
@@ -33,14 +34,14 @@ def picture_format(data: bytes) -> str | None:
 
 
 def read_picture(data: bytes, max_pixels: int) -> Image.Image:
-    """Decode an upload: upright, RGB, without any metadata.
+    """Decode an upload: upright, RGB, without any metadata; of a phone's JPEG of several pictures the first.
 
     Args:
         data: an encoded JPEG, PNG or WebP file.
         max_pixels: bound on width × height, checked before decoding.
 
     Raises:
-        UnreadablePicture: for another type or a damaged file.
+        UnreadablePicture: for another type, 16 bits a pixel, an animation or a damaged file.
         TooLarge: for too many pixels.
     """
     kind = picture_format(data)
@@ -50,16 +51,18 @@ def read_picture(data: bytes, max_pixels: int) -> Image.Image:
         with Image.open(BytesIO(data), formats=[kind]) as image:
             if image.width * image.height > max_pixels:
                 raise TooLarge(f"the picture has {image.width} × {image.height} pixels: shrink it below {max_pixels:,}")
-            if getattr(image, "n_frames", 1) > 1:
+            if kind != "JPEG" and getattr(image, "n_frames", 1) > 1:
                 raise UnreadablePicture("the picture is animated: send one still")
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-    except InputError:
+            picture = upright(image)
+    except (UnreadablePicture, TooLarge):
         raise
+    except InputError as error:
+        raise UnreadablePicture(str(error)) from error
     except Image.DecompressionBombError:
         raise TooLarge(f"the picture has too many pixels: shrink it below {max_pixels:,}") from None
     except Exception as error:  # decoders answer hostile bytes with exceptions of every kind
         raise UnreadablePicture("the picture is damaged and cannot be decoded: send another copy") from error
-    return Image.fromarray(np.asarray(upright))
+    return Image.fromarray(np.asarray(picture))
 
 
 def encode_crop(picture: Image.Image) -> bytes:
