@@ -113,7 +113,7 @@ def make_log(gallery, count=4):
 
 
 @settings(max_examples=40, deadline=None)
-@given(row=st.integers(0, 4), change=st.sampled_from(["edit", "remove", "swap", "rehash", "garble"]))
+@given(row=st.integers(0, 4), change=st.sampled_from("edit remove swap rehash garble nan half deep".split()))
 def test_verify_names_the_first_broken_entry(lines, row, change):
     changed = list(lines)
     if change == "edit":
@@ -125,6 +125,9 @@ def test_verify_names_the_first_broken_entry(lines, row, change):
     elif change == "rehash":
         entry = json.loads(changed[row])
         changed[row] = json.dumps(entry | {"hash": "0" * 64})
+    elif change in ("nan", "half", "deep"):
+        value = {"nan": "NaN", "half": r'"\ud800"', "deep": "[" * 100_000}[change]
+        changed[row] = changed[row].replace('"ended":"', f'"x":{value},"ended":"')
     else:
         changed[row] = changed[row][:-3]
     first = min(row, (row - 1) % 5) if change == "swap" else row
@@ -193,9 +196,17 @@ def test_two_people_confirm(gallery, query):
     assert (twice.state, twice.verified_by) == (State.CONFIRMED, ("ada", "eve"))
     for decide in (gallery.confirmations.confirm, gallery.confirmations.reject):
         with pytest.raises(InputError, match="was confirmed already: that decision is final"):
-            decide(found.id, Use(user="third", purpose="", case=""))
+            decide(found.id, Use(user="third", purpose="", case=USE.case))
     entry = gallery.audit.entries()[-1].entry
     assert (entry["action"], entry["verified_by"], entry["query"]) == ("confirm", ["ada", "eve"], query.fingerprint)
+
+
+@pytest.mark.parametrize("decision", ["confirm", "reject"])
+def test_a_candidate_is_decided_in_its_own_case(gallery, query, decision):
+    found = gallery.confirmations.propose(query.fingerprint, "p0-t1", USE)
+    with pytest.raises(InputError, match="another case than 'burglary': name its own case"):
+        getattr(gallery.confirmations, decision)(found.id, Use(user="eve", purpose="lost child", case="burglary"))
+    assert gallery.confirmations.get(found.id) == found
 
 
 @pytest.mark.parametrize("confirmed_first", [False, True])

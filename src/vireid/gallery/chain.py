@@ -13,8 +13,6 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from pydantic import ValidationError
-
 from vireid.options import Options
 
 GENESIS = "0" * 64
@@ -90,7 +88,10 @@ def verify_lines(lines: Iterable[str], noted: str | None = None) -> Verification
 
 
 def _fits(row: AuditEntry, seq: int, previous: str) -> bool:
-    return (row.seq, row.previous, row.hash) == (seq, previous, chain(previous, canonical(row.entry)))
+    try:
+        return (row.seq, row.previous, row.hash) == (seq, previous, chain(previous, canonical(row.entry)))
+    except ValueError:  # NaN, or half of a surrogate pair: no text that was ever hashed
+        return False
 
 
 def _pruned(entry: dict[str, Any]) -> list[tuple[Any, Any]]:
@@ -104,5 +105,5 @@ def _pruned(entry: dict[str, Any]) -> list[tuple[Any, Any]]:
 def _parsed(line: str) -> AuditEntry | None:
     try:
         return AuditEntry.model_validate(json.loads(line))
-    except (ValidationError, json.JSONDecodeError):
+    except (ValueError, RecursionError):
         return None

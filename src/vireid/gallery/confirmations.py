@@ -64,10 +64,10 @@ class Confirmations:
         """Verify a candidate; the second verification must come from another user.
 
         Raises:
-            InputError: when this user has verified it already, or it is decided.
+            InputError: when this user has verified it already, it is decided, or it belongs to another case.
         """
         with self._database.write() as session:
-            row = _undecided(session, confirmation_id)
+            row = _undecided(session, confirmation_id, use)
             if use.user in row.verified_by:
                 raise InputError(f"{use.user} has verified this candidate already: a second person must confirm it")
             row.state = (State.CONFIRMED if row.verified_by else State.CONFIRMED_ONCE).value
@@ -81,10 +81,10 @@ class Confirmations:
         """Decide that a candidate shows somebody else.
 
         Raises:
-            InputError: when it is decided already.
+            InputError: when it is decided already, or belongs to another case.
         """
         with self._database.write() as session:
-            row = _undecided(session, confirmation_id)
+            row = _undecided(session, confirmation_id, use)
             row.state, row.rejected_by = State.REJECTED.value, use.user
             row.changed = to_milliseconds(utc_now())
             result = _confirmation(row)
@@ -129,11 +129,13 @@ def states(records: Connection, case: str, query: str) -> dict[str, State]:
     return {row.track: State(row.state) for row in rows}
 
 
-def _undecided(session: Session, confirmation_id: str) -> ConfirmationRow:
+def _undecided(session: Session, confirmation_id: str, use: Use) -> ConfirmationRow:
     lock_writers(session)
     row = session.get(ConfirmationRow, confirmation_id)
     if row is None:
         raise _missing(confirmation_id)
+    if row.case != use.case:
+        raise InputError(f"this candidate was put forward in another case than {use.case!r}: name its own case")
     if row.state in (State.CONFIRMED.value, State.REJECTED.value):
         raise InputError(f"this candidate was {row.state} already: that decision is final")
     return row
