@@ -205,7 +205,7 @@ def figure(found: dict[Line, Entries], costs: dict[str, Any]) -> Figure:
                 place = costs[line.ladder][key], values(runs, "mAP").mean()
                 lowest = min(place[1], lowest - 3)
                 axis.plot(*place, "o", color="C0")
-                axis.annotate(line.title, place, (place[0], lowest), fontsize=7, arrowprops=LEADER)
+                axis.annotate(f"   {line.title}", place, (place[0], lowest), fontsize=7, va="center", arrowprops=LEADER)
         axis.margins(x=0.45)
         axis.set_xlabel(name)
         axis.set_ylabel("mAP, %")
