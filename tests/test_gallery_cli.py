@@ -61,9 +61,9 @@ def test_from_crops_to_an_answer_and_back_to_nothing(run, manifest, tmp_path, mo
     assert not (tmp_path / "station").exists()
     call("audit", "export", *place, "--out", tmp_path / "audit.jsonl")
     entries = [json.loads(line)["entry"]["action"] for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
-    assert entries[:2] == ["create", "ingest"]
-    assert entries.count("search") == 2
-    assert {"create key", "revoke key", "describe camera", "export", "erase", "delete", "retain", "destroy"} < set(
+    assert entries[:3] == ["create", "add", "ingest"]
+    assert entries.count("search") == entries.count("export") == 2
+    assert {"create key", "revoke key", "describe camera", "calibrate", "erase", "delete", "retain", "destroy"} < set(
         entries
     )
     for log in (place, ["--file", tmp_path / "audit.jsonl"]):

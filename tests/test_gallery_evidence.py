@@ -1,9 +1,12 @@
 """What an answer rests on: no match that another pair of modalities hides, no evidence that changes without a trace."""
 
+import hashlib
+
 import numpy as np
 import pytest
 
-from gallery_people import DIM, USE
+from gallery_people import DIM, USE, make_people
+from vireid.errors import InputError
 from vireid.gallery import Calibration, Filter, Gallery, NewItem, PairCalibration, Query
 from vireid.gallery.types import utc_now
 
@@ -43,3 +46,57 @@ def test_strangers_below_their_threshold_hide_no_match_above_its_own(tmp_path, o
         assert len(found.candidates) == (options["k"] if below else 1)
         strangers = gallery.search(query, use=USE, where=Filter(modality="infrared"), **options)
         assert strangers.verdict == "no match above the threshold"
+
+
+@pytest.fixture
+def gallery(tmp_path):
+    with Gallery.create(tmp_path / "station", dim=DIM) as gallery:
+        gallery.add(*make_people())
+        yield gallery
+
+
+def last_details(gallery, action):
+    entry = gallery.audit.entries()[-1].entry
+    assert (entry["action"], entry["user"]) == (action, "ada")
+    return entry["details"]
+
+
+def test_what_is_added_and_replaced_is_in_the_log(gallery):
+    items, vectors, crops = make_people()
+    gallery.add(items[:2], vectors[:2], crops[:2], use=USE)
+    ids = hashlib.sha256(b"p0-t0-0\np0-t0-1").hexdigest()
+    assert last_details(gallery, "add") == {"items": 2, "items_sha256": ids, "replaced": {}}
+    gallery.add(items[:2], vectors[:2], [crops[5], crops[1]], use=USE)
+    assert last_details(gallery, "add")["replaced"] == {"p0-t0-0": hashlib.sha256(crops[0]).hexdigest()}
+    gallery.add(items[:2], vectors[1:3], [None, None], use=USE)
+    old = {item.id: hashlib.sha256(crop).hexdigest() for item, crop in zip(items, [crops[5], crops[1]], strict=False)}
+    assert last_details(gallery, "add")["replaced"] == old
+
+
+@pytest.mark.parametrize("state", ["candidate", "confirmed once", "rejected"])
+@pytest.mark.parametrize("change", ["vector", "crop", "track"])
+def test_what_people_have_looked_at_is_not_replaced(gallery, state, change):
+    items, vectors, crops = make_people()
+    proposed = gallery.confirmations.propose("sha256:0", "p0-t0", USE)
+    if state != "candidate":
+        (gallery.confirmations.reject if state == "rejected" else gallery.confirmations.confirm)(proposed.id, USE)
+    other = (
+        items[0].model_copy(update={"track": "another"} if change == "track" else {}),
+        vectors[5 if change == "vector" else 0],
+        crops[5 if change == "crop" else 0],
+    )
+    sentence = "'p0-t0-0' belongs to track 'p0-t0', which people are verifying: store the new picture under another id"
+    with pytest.raises(InputError, match=sentence):
+        gallery.add([other[0]], other[1][None], [other[2]])
+    assert gallery.crop("p0-t0-0") == crops[0]
+    gallery.add(items, vectors, crops)
+    gallery.erase(USE, track="p0-t0")
+    gallery.add([other[0]], other[1][None], [other[2]])
+
+
+def test_settings_and_calibrations_are_in_the_log(gallery):
+    gallery.configure(retention_days=3, name="station", use=USE)
+    assert last_details(gallery, "configure") == {"retention_days": {"before": None, "after": 3}}
+    gallery.store_calibration(calibration(infrared_visible=0.5), use=USE)
+    pairs = {"infrared-visible": {"threshold": 0.5, "num_genuine": 9, "num_impostor": 9}}
+    assert last_details(gallery, "calibrate")["pairs"] == pairs

@@ -93,12 +93,13 @@ def test_a_search_needs_purpose_and_case(gallery, query, purpose, case, sentence
 
 def test_the_log_is_append_only_and_outlives_the_gallery(gallery):
     with sqlite3.connect(audit_file(gallery.location)) as file:
-        for statement in ("DELETE FROM audit", "UPDATE audit SET entry = '{}'"):
+        forged = "INSERT OR REPLACE INTO audit VALUES (1, '', '', '{}')"
+        for statement in ("DELETE FROM audit", "UPDATE audit SET entry = '{}'", forged):
             with pytest.raises(sqlite3.IntegrityError, match="append-only"):
                 file.execute(statement)
     Gallery.destroy(gallery.location, USE)
     log = AuditLog.beside(gallery.location)
-    assert [entry.entry["action"] for entry in log.entries()] == ["create", "destroy", "destroy"]
+    assert [entry.entry["action"] for entry in log.entries()] == ["create", "add", "destroy", "destroy"]
     assert log.verify().broken is None
     with pytest.raises(InputError, match="there is no audit log"):
         AuditLog.beside(gallery.location.parent / "other")
@@ -112,8 +113,11 @@ def make_log(gallery, count=4):
     return stream.getvalue().split("\n")[:-1]
 
 
+CHANGES = ["edit", "remove", "swap", "rehash", "garble", "nan", "half", "deep"]
+
+
 @settings(max_examples=40, deadline=None)
-@given(row=st.integers(0, 4), change=st.sampled_from("edit remove swap rehash garble nan half deep".split()))
+@given(row=st.integers(0, 4), change=st.sampled_from(CHANGES))
 def test_verify_names_the_first_broken_entry(lines, row, change):
     changed = list(lines)
     if change == "edit":
@@ -366,16 +370,16 @@ def test_export_errors(gallery, tmp_path):
 
 def test_contact_sheets(gallery, query, tmp_path):
     result = gallery.search(query, use=USE, k=8)
-    with Image.open(contact_sheet(gallery, result, tmp_path / "sheet.png")) as sheet:
+    with Image.open(contact_sheet(gallery, result, tmp_path / "sheet.png", USE)) as sheet:
         assert sheet.height > sheet.width / 2
         shades = {pixel[0] for pixel in sheet.get_flattened_data()}
     assert len(shades) > 6
-    page = contact_sheet(gallery, result, tmp_path / "sheet.html").read_text()
+    page = contact_sheet(gallery, result, tmp_path / "sheet.html", USE).read_text()
     assert page.count("data:image/jpeg;base64,") == 8
     assert "not calibrated" in page
     assert "http" not in page
     with pytest.raises(InputError, match=r"a \.png or \.html file"):
-        contact_sheet(gallery, result, tmp_path / "sheet.gif")
+        contact_sheet(gallery, result, tmp_path / "sheet.gif", USE)
 
 
 # ---- calibration

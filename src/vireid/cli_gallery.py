@@ -139,7 +139,7 @@ def search(
         again = rerank if refine is None else NFormerReranker.open(refine, opened)
         result = opened.search(query, use=use, k=top, where=where, rerank=again, include_below=below)
         if sheet is not None:
-            contact_sheet(opened, result, sheet)
+            contact_sheet(opened, result, sheet, use)
     _print_candidates(result)
 
 

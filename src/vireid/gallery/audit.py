@@ -55,6 +55,13 @@ for _dialect, (_guard, _) in _GUARDS.items():
         event.listen(AuditRow.__table__, "after_create", DDL(_guard.format(_change)).execute_if(dialect=_dialect))
 
 
+_NO_REPLACEMENT = (
+    "CREATE TRIGGER IF NOT EXISTS audit_no_replacement BEFORE INSERT ON audit "
+    "WHEN EXISTS (SELECT 1 FROM audit WHERE seq = NEW.seq) "
+    "BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
+)
+"""SQLite's INSERT OR REPLACE deletes without a DELETE; PostgreSQL's rules keep ON CONFLICT out by themselves."""
+
 _LAST = select(AuditRow.seq, AuditRow.hash).order_by(AuditRow.seq.desc()).limit(1)
 _INSERT = insert(AuditRow.__table__)  # type: ignore[arg-type]
 
@@ -85,6 +92,8 @@ class AuditLog:
         with database.write() as session:
             if not inspect(session.connection()).has_table(AuditRow.__tablename__):
                 _Base.metadata.create_all(session.connection())
+            if database.is_sqlite:
+                session.execute(text(_NO_REPLACEMENT))
         return cls(database, gallery)
 
     def append(self, action: str, use: Use | None, *, started: datetime | None = None, **fields: Any) -> AuditEntry:

@@ -154,18 +154,27 @@ class Gallery(Catalogue):
         self.audit.close()
         self.database.close()
 
-    def configure(self, **changes: Any) -> Settings:
+    def configure(self, *, use: Use | None = None, **changes: Any) -> Settings:
         """Change name, purpose, retention_days, require_purpose or, when the file has moved, bundle.
 
         Raises:
             InputError: for another setting, a bad value, or a bundle that is not the gallery's own.
         """
-        self.settings = changed_settings(self.location, self.settings, changes)
-        store_document(self.database, "settings", self.settings.model_dump(mode="json"))
+        before, after = self.settings, changed_settings(self.location, self.settings, changes)
+        if after != before:
+            was, now = (settings.model_dump(mode="json") for settings in (before, after))
+            details = {name: {"before": was[name], "after": now[name]} for name in now if was[name] != now[name]}
+            self.audit.append("configure", use or self._use(), details=details)
+            store_document(self.database, "settings", now)
+            self.settings = after
         return self.settings
 
-    def store_calibration(self, calibration: Calibration) -> None:
+    def store_calibration(self, calibration: Calibration, *, use: Use | None = None) -> None:
         """Keep a calibration, see `vireid.gallery.calibrate`."""
+        told = {"threshold", "num_genuine", "num_impostor"}
+        pairs = {name: pair.model_dump(include=told) for name, pair in calibration.pairs.items()}
+        details = {"target_fpr": calibration.target_fpr, "bundle_sha256": calibration.bundle_sha256, "pairs": pairs}
+        self.audit.append("calibrate", use or self._use(), details=details)
         self.calibration = calibration
         store_document(self.database, "calibration", calibration.model_dump(mode="json"))
 
@@ -184,21 +193,25 @@ class Gallery(Catalogue):
         crops: Sequence[bytes | None] | None = None,
         *,
         checkpoint: tuple[str, dict[str, Any]] | None = None,
+        use: Use | None = None,
     ) -> int:
         """Store items, or replace those whose ids are stored already: all of them, durably, or none.
+
+        The audit log has it before it is done: how many, the SHA-256 of their sorted ids, and by id what was replaced.
 
         Args:
             items: N items.
             vectors: (N, D) embeddings of norm 1.
             crops: N JPEG files, None for an item without a picture.
             checkpoint: a name and a JSON state that become durable with the items.
+            use: who adds and why; default: whoever is logged in, for the gallery's purpose.
 
         Returns:
             N.
 
         Raises:
             InputError: for vectors of another shape, norm or with NaN, crops that are no JPEG, an id twice, or a
-                track before two cameras.
+                track before two cameras, or another vector, picture or track for an item that people are verifying.
         """
         pictures = list(crops) if crops is not None else [None] * len(items)
         blobs = store.to_blobs(_checked(vectors, len(items), self.settings.dim), self.settings.dtype)
@@ -206,7 +219,10 @@ class Gallery(Catalogue):
         with self.database.write() as session:
             revision = db.bump(session)
             if items:
-                store.put_items(session, revision, items, blobs, pictures)
+                replaced = store.put_items(session, revision, items, blobs, pictures)
+                digest = store.ids_digest(item.id for item in items)
+                details = {"items": len(items), "items_sha256": digest, "replaced": replaced}
+                self.audit.append("add", use or self._use(), details=details)
             if checkpoint is not None:
                 session.merge(CheckpointRow(name=checkpoint[0], state=checkpoint[1]))
         self._changed()
@@ -316,6 +332,9 @@ class Gallery(Catalogue):
         settings = self.settings
         engine = open_engine(settings.engine, settings.id, settings.dim, self._read_vectors)
         return Follower(self.database, engine, settings.dtype, settings.dim)
+
+    def _use(self) -> Use:
+        return Use(purpose=self.settings.purpose, case="")
 
     def _read_vectors(self, keys: NDArray[np.int64]) -> NDArray[np.float32]:
         with self.database.read() as records:

@@ -14,7 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from vireid.errors import InputError
-from vireid.gallery.schema import Base, CameraRow, CropRow, DeletionRow, ItemRow, TrackRow, VectorRow
+from vireid.gallery.schema import Base, CameraRow, ConfirmationRow, CropRow, DeletionRow, ItemRow, TrackRow, VectorRow
 from vireid.gallery.sql import among
 from vireid.gallery.types import (
     Filter,
@@ -38,6 +38,12 @@ _ITEMS = select(
 ).join(CropRow, CropRow.key == ItemRow.key, isouter=True)
 _ITEMS_BY_KEY = _ITEMS.where(among(ItemRow.key, "keys"))
 _VECTORS = select(VectorRow.key, VectorRow.vector).where(among(VectorRow.key, "keys"))
+_STORED = (
+    select(ItemRow.id, ItemRow.track, VectorRow.vector, CropRow.jpeg)
+    .join(VectorRow, VectorRow.key == ItemRow.key)
+    .join(CropRow, CropRow.key == ItemRow.key, isouter=True)
+    .where(among(ItemRow.id, "ids"))
+)
 _TRACKS = (
     select(
         TrackRow.id,
@@ -77,12 +83,16 @@ def put_items(
     items: Sequence[NewItem],
     blobs: Sequence[bytes],
     crops: Sequence[bytes | None],
-) -> None:
+) -> dict[str, str | None]:
     """Insert items, or replace those whose ids are stored already.
 
+    Returns:
+        by id, of the items whose vector, picture or track changed, the SHA-256 of the picture before, None without one.
+
     Raises:
-        InputError: when a track would span two cameras or modalities.
+        InputError: when a track would span two cameras or modalities, or people have looked at what would change.
     """
+    replaced = _replaced(session, items, blobs, crops)
     _put_cameras_and_tracks(session, items)
     left = _tracks_now(session, [item.id for item in items])
     added = to_milliseconds(utc_now())
@@ -97,6 +107,12 @@ def put_items(
     if pictures:
         session.execute(insert(CropRow), pictures)
     _drop_empty_tracks(session, left)
+    return replaced
+
+
+def ids_digest(ids: Iterable[str]) -> str:
+    """Return the SHA-256 over sorted ids, one a line."""
+    return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()
 
 
 def keys_of(records: Executor, ids: Iterable[str]) -> dict[str, int]:
@@ -189,8 +205,28 @@ def remove_items(session: Session, revision: int, *where: ColumnElement[bool]) -
     session.execute(delete(ItemRow).where(among(ItemRow.key, keys)))
     if keys:
         session.execute(insert(DeletionRow), [{"key": key, "revision": revision} for key in keys])
-    digest = hashlib.sha256("\n".join(sorted(row.id for row in rows)).encode()).hexdigest()
+    digest = ids_digest(row.id for row in rows)
     return Removed(len(rows), crops, _drop_empty_tracks(session, {row.track for row in rows}), digest)
+
+
+def _replaced(
+    session: Session, items: Sequence[NewItem], blobs: Sequence[bytes], crops: Sequence[bytes | None]
+) -> dict[str, str | None]:
+    after = {item.id: (item.track or item.id, *rest) for item, *rest in zip(items, blobs, crops, strict=True)}
+    changed = {
+        row.id: row
+        for row in session.execute(_STORED, {"ids": list(after)})
+        if (row.track, row.vector, row.jpeg) != after[row.id]
+    }
+    tracks = {row.track for row in changed.values()}
+    verified = session.scalars(select(ConfirmationRow.track).where(among(ConfirmationRow.track, tracks))).first()
+    if verified is not None:
+        item = next(row.id for row in changed.values() if row.track == verified)
+        raise InputError(
+            f"item {item!r} belongs to track {verified!r}, which people are verifying: "
+            "store the new picture under another id and track, or erase the track first"
+        )
+    return {id: None if row.jpeg is None else hashlib.sha256(row.jpeg).hexdigest() for id, row in changed.items()}
 
 
 def _tracks_now(session: Session, ids: Iterable[str]) -> set[str]:

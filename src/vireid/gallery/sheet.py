@@ -5,14 +5,17 @@ from __future__ import annotations
 import base64
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jinja2 import Environment
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from vireid.errors import InputError
 from vireid.files import replacing, write_text
-from vireid.gallery.catalogue import Catalogue
-from vireid.gallery.types import Candidate, SearchResult
+from vireid.gallery.types import Candidate, SearchResult, Use
+
+if TYPE_CHECKING:
+    from vireid.gallery.gallery import Gallery
 
 COLUMNS = 6
 _CELL, _CROP, _LINE = (170, 330), (150, 260), 15
@@ -36,18 +39,23 @@ p { margin: .3em 0; overflow-wrap: anywhere }
 """)
 
 
-def contact_sheet(gallery: Catalogue, result: SearchResult, out: Path) -> Path:
-    """Write the candidates of a search with their crops and captions.
+def contact_sheet(gallery: Gallery, result: SearchResult, out: Path, use: Use) -> Path:
+    """Write the candidates of a search with their crops and captions, for the file's owner alone to read.
 
     Args:
         gallery: where the crops are.
         result: what was found.
         out: a file that ends in `.png` or `.html`.
+        use: who takes it out of the gallery and why; the audit log keeps it before the file is written.
 
     Raises:
         InputError: for another ending.
     """
-    crops = [gallery.crop(c.item.id) for c in result.candidates]
+    if out.suffix not in (".html", ".png"):
+        raise InputError(f"a contact sheet is a .png or .html file, not {out.name}")
+    shown = [candidate.item.id for candidate in result.candidates]
+    gallery.audit.append("export", use, results=shown, details={"search": result.id, "kind": "contact sheet"})
+    crops = [gallery.crop(item) for item in shown]
     captions = [caption(c) for c in result.candidates]
     if out.suffix == ".html":
         pictures = [base64.b64encode(crop).decode() if crop else "" for crop in crops]

@@ -50,8 +50,7 @@ def _add(caller: Caller, entries: list[NewVector], max_pixels: int) -> Added:
             raise InputError(f"the vector of {entry.item.id!r} has {len(entry.vector)} numbers: send {dim}")
     crops = [None if e.crop is None else encode_crop(read_picture(e.crop, max_pixels)) for e in entries]
     items = [entry.item for entry in entries]
-    caller.gallery.add(items, np.array([entry.vector for entry in entries], np.float32), crops)
-    caller.gallery.audit.append("add", caller.use(), details={"items": len(items)})
+    caller.gallery.add(items, np.array([entry.vector for entry in entries], np.float32), crops, use=caller.use())
     return Added(ids=tuple(item.id for item in items))
 
 
@@ -63,8 +62,7 @@ async def add_picture(
     picture = await service.picture(await form.image.read())
     vector = await service.embed(caller, picture, form.item.modality)
     crop = await service.run(encode_crop, picture)
-    await service.run(caller.gallery.add, [form.item], vector[None], [crop])
-    await service.run(caller.gallery.audit.append, "add", caller.use(), details={"items": 1})
+    await service.run(caller.gallery.add, [form.item], vector[None], [crop], use=caller.use())
     return Added(ids=(form.item.id,))
 
 
@@ -147,11 +145,7 @@ async def contact_sheet_of(caller: Caller, service: Shared, search_id: str, name
     result = service.recent(caller, search_id)
     if result is None:
         raise HTTPException(404, f"search {search_id!r} is no longer in memory: search again")
-    page = await service.run(written, name, lambda out: contact_sheet(caller.gallery, result, out))
-    details = {"search": result.id, "kind": "contact sheet"}
-    shown = [candidate.item.id for candidate in result.candidates]
-    await service.run(caller.gallery.audit.append, "export", caller.use(), results=shown, details=details)
-    return page
+    return await service.run(written, name, lambda out: contact_sheet(caller.gallery, result, out, caller.use()))
 
 
 def written(name: str, write: Callable[[Path], Any]) -> bytes:
