@@ -21,6 +21,7 @@ cv2 = pytest.importorskip("cv2")
 pytest.importorskip("norfair")
 
 from vireid.ingest import Detections, Plan, Video, footage, ingest  # noqa: E402
+from vireid.ingest.passages import Follower  # noqa: E402
 from vireid.ingest.video import fingerprint  # noqa: E402
 
 WIDTH, HEIGHT, FPS, FRAMES = 160, 120, 10, 100
@@ -138,6 +139,23 @@ def test_killed_and_resumed_equals_undisturbed(tmp_path, video, undisturbed, mon
     assert resumed.tally == outcome.tally
     assert len(looked_at) <= FRAMES - sum(kills) + 10 * len(kills)
     assert "resumed" in resumed.notices[0]
+
+
+def test_what_was_erased_does_not_come_back_when_a_run_is_resumed(tmp_path, video, monkeypatch):
+    monkeypatch.setattr(footage, "COMMIT_EVERY", 10)
+    monkeypatch.setattr(Follower, "empty", False)  # somebody is always in view: all is one open segment
+    killed_by_itself(lambda: run(tmp_path / "g", video, detector=fatal(70), start=None))
+    with Gallery.open(tmp_path / "g") as gallery:
+        first, second = (track.id for track in gallery.tracks())
+        gallery.erase(Use(purpose="", case="", user="ada"), track=first)
+    killed_by_itself(lambda: run(tmp_path / "g", video, detector=fatal(15), start=None))
+    resumed = run(tmp_path / "g", video, start=None)
+    assert resumed.tally.tracks == 3
+    with Gallery.open(tmp_path / "g") as gallery:
+        left = {track.id for track in gallery.tracks()}
+    assert first not in left
+    assert second in left
+    assert len(left) == 2
 
 
 def test_a_place_that_is_never_empty_is_cut_into_segments(undisturbed):
@@ -406,6 +424,12 @@ def test_manifests_refuse_what_has_no_place(tmp_path, crops, options, sentence):
     write_manifest(crops)
     with pytest.raises(InputError, match=sentence):
         run(tmp_path / "g", crops / "manifest.csv", **options)
+
+
+def test_manifest_timestamps_are_seconds(tmp_path, crops):
+    (crops / "manifest.csv").write_text("path,pid,camid,modality,timestamp\n0001/a.png,7,1,visible,1.78e15\n")
+    with pytest.raises(InputError, match="write seconds, not milliseconds"):
+        run(tmp_path / "g", crops, modality="auto", camera=())
 
 
 def test_manifest_timestamps_need_a_start(tmp_path, crops):

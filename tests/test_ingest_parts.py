@@ -126,8 +126,8 @@ def test_crops_stay_inside_the_frame_and_infrared_is_grey():
     box, picture = cut(image, (-5.2, 30.4, 20, 40))
     assert box == (0, 30, 15, 10)
     assert np.array_equal(picture, image[30:40, :15])
-    tall = np.zeros((2000, 500, 3), np.uint8)
-    assert prepare(tall, Modality.VISIBLE).shape == (512, 128, 3)
+    for size, kept in (((2000, 500), (512, 128)), ((130, 66_000), (1, 512)), ((512, 300), (512, 300))):
+        assert prepare(np.zeros((*size, 3), np.uint8), Modality.VISIBLE).shape == (*kept, 3)
     assert np.ptp(prepare(image, Modality.INFRARED), axis=2).max() == 0
 
 

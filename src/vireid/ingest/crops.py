@@ -14,8 +14,8 @@ from PIL import Image
 from vireid.ingest.detect import Detections
 from vireid.records import Modality
 
-MAX_HEIGHT = 512
-"""Pixels; higher crops are made smaller before they are stored."""
+MAX_SIDE = 512
+"""Pixels; higher or wider crops are made smaller before they are stored."""
 
 ENOUGH = 128 * 256
 """Pixels beyond which a larger crop is not a better one."""
@@ -122,10 +122,10 @@ def majority(modalities: Sequence[Modality]) -> Modality:
 
 
 def prepare(image: NDArray[np.uint8], modality: Modality) -> NDArray[np.uint8]:
-    """Return a crop as it is embedded and stored: at most `MAX_HEIGHT` high, infrared with three equal channels."""
-    if image.shape[0] > MAX_HEIGHT:
-        width = max(1, round(image.shape[1] * MAX_HEIGHT / image.shape[0]))
-        image = cv2.resize(image, (width, MAX_HEIGHT), interpolation=cv2.INTER_AREA)
+    """Return a crop as it is embedded and stored: no side above `MAX_SIDE`, infrared with three equal channels."""
+    if (longer := max(image.shape[:2])) > MAX_SIDE:
+        height, width = (max(1, round(side * MAX_SIDE / longer)) for side in image.shape[:2])
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     if modality is Modality.INFRARED:
         image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     return image

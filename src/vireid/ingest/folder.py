@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vireid.data import manifest
 from vireid.data.images import Pixels, decode
 from vireid.embed import find_images
 from vireid.errors import InputError
 from vireid.gallery import Gallery, NewItem
+from vireid.gallery.types import to_utc
 from vireid.ingest.crops import guess_modality, majority
 from vireid.ingest.plan import Outcome, Plan, Report, Tally, printable
 from vireid.ingest.writer import Embed, Writer
@@ -73,7 +75,8 @@ def ingest_manifest(
     without a start. A pid becomes the item's person only with `with_persons`, and junk (-1) never.
 
     Raises:
-        InputError: for a manifest that cannot be read, or a modality or camera in the plan that has no place here.
+        InputError: for a manifest that cannot be read, a modality or camera in the plan that has no place here, or a
+            timestamp beyond the calendar.
     """
     if plan.modality != "auto":
         raise InputError(f"{file} names the modality of each image: leave --modality out")
@@ -90,6 +93,7 @@ def ingest_manifest(
         )
         for row in range(len(records))
     ]
+    _check_times(file, records.timestamp, plan.start)
     outcome = _store(gallery, records.root, sources, plan, embed, report)
     if plan.start is None and not np.isnan(records.timestamp).all():
         notice = f"times of {file} were left out: pass --start, the instant that its timestamps count from"
@@ -159,6 +163,18 @@ def _guess(track: Sequence[Source]) -> Modality:
         except InputError:
             continue
     return majority(seen)
+
+
+def _check_times(file: Path, timestamps: NDArray[np.float64], start: datetime | None) -> None:
+    known = timestamps[~np.isnan(timestamps)]
+    if start is None or not known.size:
+        return
+    for seconds in (known.min(), known.max()):
+        try:
+            to_utc(start + timedelta(seconds=float(seconds)))
+        except OverflowError:
+            sentence = f"{file}: timestamp {seconds:g} counted from --start lies outside the years 1 to 9999"
+            raise InputError(f"{sentence}: write seconds, not milliseconds") from None
 
 
 def _camera_names(given: Iterable[str]) -> dict[int, str]:

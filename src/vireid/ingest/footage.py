@@ -3,8 +3,8 @@
 A run is cut into segments. A segment ends when nobody is in view, or after `MAX_SEGMENT` frames in a place that is
 never empty; each begins with a fresh tracker and so depends on nothing before it. The checkpoint, committed together
 with the items, holds where the present segment begins and all detections since. A resumed run skips to that frame,
-takes these detections as they are (detecting is what costs time) and makes the same tracks with the same ids; items
-that are stored already are neither embedded nor added again.
+takes these detections as they are (detecting is what costs time) and makes the same tracks with the same ids. It also
+names the passages of the segment that were stored: these are not stored again, so what was erased does not come back.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class Progressed(Options):
         frame: where the present segment begins.
         counts: of all before it; at the end, of the whole run.
         rows: detections of each frame looked at since, see `Detections.rows`.
+        stored: numbers of the passages of the present segment whose items were stored, and perhaps erased since.
         done: whether the video is through.
     """
 
@@ -55,6 +56,7 @@ class Progressed(Options):
     frame: int = 0
     counts: Tally = Field(default_factory=Tally)
     rows: tuple[list[list[float]], ...] = ()
+    stored: tuple[int, ...] = ()
     done: bool = False
 
 
@@ -97,6 +99,7 @@ class _Run:
         self.patience = round(min(max(PATIENCE_SECONDS * fps / plan.every, 5), 45))
         self.follower = self._follower()
         self.rows: list[list[list[float]]] = []
+        self.ended = set(state.stored)
         self.uncommitted = 0
         key = hashlib.sha256(f"{name} {json.dumps(state.plan, sort_keys=True)}".encode()).hexdigest()[:12]
         self.prefix = f"{printable(path.name)}#{key}"
@@ -122,7 +125,7 @@ class _Run:
     def commit(self, done: bool = False) -> None:
         """Make durable what has ended, and where to go on."""
         rows = max(tuple(self.rows), self.state.rows, key=len)
-        state = self.state.model_copy(update={"rows": rows, "done": done})
+        state = self.state.model_copy(update={"rows": rows, "stored": tuple(sorted(self.ended)), "done": done})
         self.writer.flush((self.name, state.model_dump(mode="json")))
         self.uncommitted = 0
 
@@ -133,7 +136,7 @@ class _Run:
 
     def _cut(self, frame: int) -> None:
         self._keep(self.follower.finish())
-        self.follower, self.rows = self._follower(), []
+        self.follower, self.rows, self.ended = self._follower(), [], set()
         self.state = self.state.model_copy(update={"frame": frame, "counts": replace(self.tally), "rows": ()})
 
     def _follower(self) -> Follower:
@@ -143,6 +146,9 @@ class _Run:
         for passage in passages:
             track = f"{self.prefix}/{self.state.counts.tracks + passage.number}"
             self.tally.add_track(passage.modality, len(passage.crops))
+            if passage.number in self.ended:
+                continue
+            self.ended.add(passage.number)
             for crop in passage.crops:
                 item = NewItem(
                     id=f"{track}/{crop.frame}",
