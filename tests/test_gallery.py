@@ -1,14 +1,17 @@
 """Galleries: durable, idempotent, searched by track, followed by other processes; in SQLite and in PostgreSQL."""
 
+import os
 import sqlite3
 import subprocess
 import sys
 import threading
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
-from sqlalchemy import NullPool, create_engine, inspect, text
+from sqlalchemy import NullPool, create_engine, event, inspect, text
+from sqlalchemy.exc import IntegrityError
 
 from gallery_oracle import ReferenceEngine
 from gallery_people import DIM, NOON, USE, make_jpeg, make_people
@@ -396,6 +399,34 @@ def test_open_errors(tmp_path):
         Gallery.open(tmp_path)
 
 
+def test_records_that_cannot_be_written_are_said_without_what_was_to_be_written(gallery):
+    if not gallery.database.is_sqlite:
+        pytest.skip("PostgreSQL has rights of its own")
+    event.listen(gallery.database.engine, "checkout", lambda raw, *_: raw.execute("PRAGMA query_only = ON"))
+    with pytest.raises(InputError, match=r"records.sqlite3 can be read but not written: work as the account"):
+        gallery.add(*make_people())
+    with pytest.raises(IntegrityError) as error, gallery.audit._database.write() as session:
+        session.execute(text("INSERT INTO audit VALUES (1, :secret, 'b', 'c')"), {"secret": "person 0"})
+    assert "person 0" not in str(error.value)
+
+
+def test_what_is_made_is_for_its_owner_alone_even_the_copy_that_maintain_makes(tmp_path):
+    with Gallery.create(tmp_path / "it's mine", dim=DIM) as gallery:
+        assert gallery.location.stat().st_mode & 0o777 == 0o700
+        crops = [make_jpeg(0, "") + bytes([k]) * 400_000 for k in range(12)]
+        gallery.add([NewItem(id=f"{k}", camera="c", modality=0) for k in range(12)], np.eye(12, DIM), crops)
+        assert {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()} == {0o600}
+        temporary = set()
+
+        def look():
+            found = (os.path.realpath(file) for file in Path("/proc/self/fd").iterdir())
+            temporary.update(Path(name).parent for name in found if "etilqs" in name)
+
+        event.listen(gallery.database.engine, "checkout", lambda raw, *_: raw.set_progress_handler(look, 20))
+        gallery.maintain()
+    assert temporary == {tmp_path / "it's mine"}
+
+
 def test_settings_that_are_fixed(tmp_path):
     with Gallery.create(tmp_path / "g", dim=DIM) as gallery:
         with pytest.raises(InputError, match="dim is fixed when a gallery is made"):
@@ -415,16 +446,25 @@ def test_the_bundle_is_checked(run, tmp_path):
         with pytest.raises(InputError, match="is not the bundle that gallery g was made with"):
             gallery.configure(bundle=run / "best.safetensors")
     bundle.unlink()
-    with Gallery.open(tmp_path / "g") as gallery:
-        with pytest.raises(InputError, match=r"model.safetensors of gallery g is gone"):
+    own = tmp_path / "moved" / "records.safetensors"
+    (tmp_path / "g").rename(own.parent)
+    assert (own.stat().st_mode & 0o777, own.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    with Gallery.open(own.parent) as gallery:
+        assert gallery.embedder().method.embedding_dim == gallery.settings.dim
+    own.unlink()  # as in a gallery made when bundles were not copied
+    with Gallery.open(own.parent) as gallery:
+        with pytest.raises(InputError, match=r"records.safetensors of gallery g is gone"):
             gallery.embedder()
         gallery.configure(bundle=run / "last.safetensors")
         image = make_jpeg(20, "query")
         query = Query.from_image(image, "infrared", gallery.embedder())
         assert query.fingerprint.startswith("sha256:")
         assert gallery.search(query, use=USE).verdict == "nothing to search"
+        assert gallery.settings.bundle == str(own)
         with pytest.raises(InputError, match="the query picture sent cannot be read"):
             Query.from_image(image[:40], "infrared", gallery.embedder())
+    Gallery.destroy(own.parent, USE)
+    assert not own.parent.exists()
 
 
 def test_states_of_candidates_belong_to_the_case(gallery, people):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sqlite3
 import zipfile
 from datetime import timedelta
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pydantic import ValidationError
 from sqlalchemy.exc import IntegrityError
 
 from gallery_people import DIM, NOON, USE, make_people
@@ -33,6 +35,7 @@ from vireid.gallery import (
 from vireid.gallery.audit import audit_file
 from vireid.gallery.calibration import fit_calibration, thin
 from vireid.records import Records
+from vireid.serve.models import CameraEntry
 
 EVE = Use(user="eve", purpose="lost child", case=USE.case)
 
@@ -70,6 +73,12 @@ def test_a_search_is_logged_before_it_answers(gallery, query):
         "details": {"search": result.id, "verdict": "not calibrated", "rerank": None, "k": 2},
     }
     assert entry["started"] <= entry["ended"]
+
+
+def test_an_account_without_a_name_goes_by_its_number(monkeypatch):
+    for error in (KeyError("uid not found"), OSError("no username set")):
+        monkeypatch.setattr("getpass.getuser", lambda error=error: (_ for _ in ()).throw(error))
+        assert Use(purpose="", case="").user == f"uid {os.getuid()}"
 
 
 def test_no_answer_without_the_log(gallery, query):
@@ -247,7 +256,8 @@ def test_erasing_a_person_leaves_no_byte_of_it(gallery, query):
     _, vectors, crops = make_people()
     gallery.search(query, use=USE)
     found = gallery.confirmations.propose(query.fingerprint, "p0-t1", USE)
-    needles = (vectors[0].tobytes(), crops[0], b"p0-t0-0", b"person 0", found.id.encode())
+    asked = [gallery.confirmations.propose(f"item:{item}", "p1-t1", USE) for item in ("p0-t0-0", "p5-t0-0")]
+    needles = (vectors[0].tobytes(), crops[0], b"p0-t0-0", b"person 0", found.id.encode(), asked[0].id.encode())
     others = (vectors[-1].tobytes(), crops[-1], b"p5-t1-2", b"person 5")
     assert all(on_disk(gallery, *needles, *others))
     with Gallery.open(gallery.location) as reader:
@@ -261,7 +271,7 @@ def test_erasing_a_person_leaves_no_byte_of_it(gallery, query):
     last = gallery.audit.entries()[-2]
     assert last.hash == receipt.entry
     assert last.entry["details"]["receipt"]["items_sha256"] == receipt.items_sha256
-    assert gallery.confirmations.list() == []
+    assert gallery.confirmations.list() == asked[1:]
 
 
 def test_replacing_an_item_overwrites_it(gallery):
@@ -315,8 +325,21 @@ def test_retention_of_the_gallery_and_of_a_camera(gallery):
     assert gallery.retain(USE, now=now).items == 0
     gallery.cameras.put(Camera(id="gate"))
     assert gallery.retain(USE, now=now).items == 18
-    late = gallery.item("timeless").added + timedelta(days=1, seconds=1)
-    assert gallery.retain(USE, now=late).items == 1
+    added = gallery.item("timeless").added
+    gallery.add([NewItem(id="ahead", camera="hall", modality=0, time=added + timedelta(days=9000))], np.eye(1, DIM))
+    assert gallery.retain(USE, now=added).items == 0
+    assert gallery.retain(USE, now=added + timedelta(days=1, minutes=1)).items == 2
+
+
+@pytest.mark.parametrize("days", [0, 36_501, float("inf"), float("nan")])
+def test_no_retention_that_the_calendar_does_not_hold(gallery, days):
+    with pytest.raises(InputError, match="retention_days"):
+        gallery.configure(retention_days=days)
+    for model, values in ((Camera, {"id": "gate"}), (CameraEntry, {})):
+        with pytest.raises(ValidationError, match="retention_days"):
+            model(retention_days=days, **values)
+    gallery.cameras.put(Camera(id="gate", retention_days=36_500))
+    assert gallery.retain(USE).items == 0
 
 
 def test_unknown_cameras_enter_the_register_to_be_described(gallery):
@@ -345,8 +368,16 @@ def test_export_says_candidate_until_two_people_confirmed(gallery, query, tmp_pa
     items, vectors, crops = make_people()
     found = gallery.confirmations.propose(query.fingerprint, "p0-t1", USE)
     gallery.confirmations.confirm(found.id, USE)
+    elsewhere = Use(user="ada", purpose="theft", case="another")
+    other = gallery.confirmations.propose(query.fingerprint, "p0-t0", elsewhere)
+    asked = [gallery.confirmations.propose(f"item:{item}", "p1-t1", elsewhere) for item in ("p0-t0-0", "p5-t0-0")]
     files = exported(tmp_path / name)
     manifest = json.loads(files["manifest.json"])
+    kept = [[c["id"] for c in track["confirmations"]] for track in manifest["tracks"]]
+    assert kept == [[other.id], [found.id]]
+    assert [c["id"] for c in manifest["searched"]] == [asked[0].id]
+    written = [path for path in (tmp_path / name, *(tmp_path / name).rglob("*")) if path.is_file()]
+    assert all(path.stat().st_mode & 0o77 == 0 for path in (tmp_path / name, *written))
     assert [track["state"] for track in manifest["tracks"]] == ["candidate", "candidate"]
     assert [item["id"] for item in manifest["items"]] == [item.id for item in items[:6]]
     assert [files[item["crop"]] for item in manifest["items"]] == crops[:6]
@@ -374,6 +405,7 @@ def test_contact_sheets(gallery, query, tmp_path):
         assert sheet.height > sheet.width / 2
         shades = {pixel[0] for pixel in sheet.get_flattened_data()}
     assert len(shades) > 6
+    assert (tmp_path / "sheet.png").stat().st_mode & 0o77 == 0
     page = contact_sheet(gallery, result, tmp_path / "sheet.html", USE).read_text()
     assert page.count("data:image/jpeg;base64,") == 8
     assert "not calibrated" in page

@@ -239,7 +239,7 @@ def stats(gallery: GalleryOption) -> None:
 
     with Gallery.open(gallery) as opened:
         found, settings, calibration = opened.stats(), opened.settings, opened.calibration
-    table = Table("camera", "items", "tracks", "first", "last", "in the register")
+    table = Table("camera", "items", "tracks", "first, UTC", "last, UTC", "in the register")
     for entry in found.cameras:
         times = (f"{time:%Y-%m-%d %H:%M}" if time else "unknown" for time in (entry.first, entry.last))
         known = "yes" if entry.camera.described else "[yellow]describe it[/yellow]"
@@ -299,7 +299,7 @@ def _print_candidates(result: SearchResult) -> None:
     if not result.candidates:
         return
     ids = Column("track, item", overflow="fold")
-    table = Table("rank", "score", "strangers as alike", "camera", "time", ids, "verified")
+    table = Table("rank", "score", "strangers as alike", "camera", "time, UTC", ids, "verified")
     for c in result.candidates:
         time = f"{c.item.time:%Y-%m-%d %H:%M:%S}" if c.item.time else "unknown"
         score = "not calibrated" if c.score is None else f"{c.score:.0%}"
@@ -311,7 +311,7 @@ def _print_candidates(result: SearchResult) -> None:
 
 def _print_receipt(receipt: Receipt, file: Path | None) -> None:
     if file is not None:
-        write_text(file, receipt.model_dump_json(indent=1))
+        write_text(file, receipt.model_dump_json(indent=1), private=True)
     console.print(
         f"{receipt.items} items, {receipt.crops} crops and {receipt.tracks} tracks deleted; {receipt.remarks}\n"
         f"audit entry {receipt.entry}",

@@ -71,7 +71,7 @@ def audit_export(
     if out is None:
         log.export(sys.stdout)
         return
-    with replacing(out) as temporary, temporary.open("w", encoding="utf-8") as stream:
+    with replacing(out, private=True) as temporary, temporary.open("w", encoding="utf-8") as stream:
         count = log.export(stream)
     console.print(f"{count} entries in {escape(str(out))}", soft_wrap=True)
 
@@ -125,7 +125,7 @@ def keys_list(gallery: GalleryOption) -> None:
     """
     from vireid.gallery import Gallery
 
-    table = Table("key", "user", "role", "created", "revoked")
+    table = Table("key", "user", "role", "created, UTC", "revoked, UTC")
     with Gallery.open(gallery) as opened:
         for key in opened.keys.list():
             revoked = f"{key.revoked:%Y-%m-%d %H:%M}" if key.revoked else ""

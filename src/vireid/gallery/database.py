@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from vireid.errors import InputError
 from vireid.gallery.schema import Base, DeletionRow, StateRow
 
 RECORDS = "records.sqlite3"
+BUNDLE = "records.safetensors"
+"""A gallery's own copy of its bundle."""
+
 HEAD = "0001"
 """The newest migration, see `migrations/versions`."""
 
@@ -74,10 +78,11 @@ def connect(url: URL) -> Engine:
     """Return an engine whose SQLite connections are durable, checked and overwrite what they delete."""
     try:
         if url.get_backend_name() == "postgresql":
-            return create_engine(url, pool_pre_ping=True)
+            return create_engine(url, pool_pre_ping=True, hide_parameters=True)
     except ModuleNotFoundError as error:
         raise InputError("PostgreSQL needs psycopg: pip install 'vireid[postgres]'") from error
-    engine = create_engine(url, connect_args={"timeout": _PATIENCE}, pool_size=32, max_overflow=32)
+    connection = {"timeout": _PATIENCE}
+    engine = create_engine(url, connect_args=connection, pool_size=32, max_overflow=32, hide_parameters=True)
     event.listen(engine, "connect", _prepare)
     event.listen(engine, "begin", _begin)
     return engine
@@ -102,6 +107,8 @@ class Database:
 
     def __init__(self, url: URL) -> None:
         self.url = url
+        if url.get_backend_name() == "sqlite":
+            _touch(Path(str(url.database)))
         self.engine = connect(url)
         self._writer = self.engine.execution_options(writes=True)
 
@@ -121,13 +128,13 @@ class Database:
         """Yield a session whose changes are durable when the block ends, or undone when it raises.
 
         Raises:
-            InputError: when the disk is full, or another process keeps the database locked.
+            InputError: when the disk is full, another process keeps the database locked, or it is read-only.
         """
         try:
             with Session(self._writer) as session, session.begin():
                 yield session
         except OperationalError as error:
-            raise _explained(error) from error
+            raise self._explained(error) from error
 
     def purge(self, tables: Iterable[str] = tuple(Base.metadata.tables)) -> bool:
         """Remove what deleted rows left behind in the files; False when another process stood in the way."""
@@ -139,10 +146,23 @@ class Database:
         return not busy
 
     def vacuum(self) -> None:
-        """Give the space of deleted rows back to the file system."""
+        """Give the space of deleted rows back to the file system; SQLite's copy on the way lies in the same folder."""
         if self.is_sqlite:
-            self._outside("PRAGMA temp_store = FILE", "VACUUM", "PRAGMA temp_store = MEMORY")
+            folder = str(Path(str(self.url.database)).parent.resolve()).replace("'", "''")
+            place = "PRAGMA temp_store_directory = '{}'".format  # of the whole process; $SQLITE_TMPDIR is read but once
+            self._outside(place(folder), "PRAGMA temp_store = FILE", "VACUUM", "PRAGMA temp_store = MEMORY", place(""))
         self.purge()
+
+    def _explained(self, error: OperationalError) -> Exception:
+        reason = _reason(error)
+        if "locked" in reason:
+            return InputError(f"another process has been writing to the gallery for {_PATIENCE} s: try again later")
+        if "full" in reason or "No space" in reason:
+            return InputError("the disk of the gallery is full: nothing was stored, free some space")
+        if "readonly" in reason:
+            owner = "work as the account that owns it, or change its permissions"
+            return InputError(f"{self.url.database} can be read but not written: {owner}")
+        return error
 
     def _outside(self, *statements: str) -> Any:
         """Run statements that no transaction may hold, on one connection, and return the last one's first row."""
@@ -181,7 +201,7 @@ def create(location: str | Path) -> Database:
         InputError: when there is one already.
     """
     if not is_url(location):
-        Path(location).expanduser().mkdir(parents=True, exist_ok=True)
+        Path(location).expanduser().mkdir(mode=0o700, parents=True, exist_ok=True)
     database = Database(records_url(location))
     with _explaining(location), database._writer.begin() as connection:
         if _version(connection) is not None:
@@ -234,7 +254,7 @@ def drop(database: Database) -> None:
     database.close()
     if database.is_sqlite:
         file = Path(str(database.url.database))
-        for part in (file, file.with_name(f"{file.name}-wal"), file.with_name(f"{file.name}-shm")):
+        for part in (file, *(file.with_name(name) for name in (f"{file.name}-wal", f"{file.name}-shm", BUNDLE))):
             part.unlink(missing_ok=True)
         if not any(file.parent.iterdir()):
             file.parent.rmdir()
@@ -245,6 +265,12 @@ def forget_deletions(database: Database) -> None:
     with database.write() as session:
         session.execute(update(StateRow).values(floor=StateRow.revision))
         session.execute(delete(DeletionRow))
+
+
+def _touch(file: Path) -> None:
+    """Make a database file for its owner alone; SQLite makes its log alike, and says what stands in the way."""
+    with suppress(OSError):
+        os.close(os.open(file.expanduser(), os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _version(connection: Connection) -> str | None:
@@ -269,15 +295,6 @@ def _explaining(location: str | Path) -> Iterator[None]:
         yield
     except DBAPIError as error:
         raise InputError(f"cannot open the gallery at {shown(location)}: {_reason(error)}") from error
-
-
-def _explained(error: OperationalError) -> Exception:
-    reason = _reason(error)
-    if "locked" in reason:
-        return InputError(f"another process has been writing to the gallery for {_PATIENCE} s: try again later")
-    if "full" in reason or "No space" in reason:
-        return InputError("the disk of the gallery is full: nothing was stored, free some space")
-    return error
 
 
 def _reason(error: DBAPIError) -> str:

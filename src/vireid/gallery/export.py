@@ -29,7 +29,9 @@ def export_subject(
 ) -> Path:
     """Write all that is stored of a person or a track: `manifest.json`, `vectors.npy` (N, D) and `crops/`.
 
-    Tracks are `candidate` in it until two people have confirmed them in the case of `use`.
+    Tracks are `candidate` in it until two people have confirmed them in the case of `use`. The confirmations of every
+    case are in it: those of its tracks, and as `searched` those of searches by one of its items. Only the owner of the
+    files may read them.
 
     Args:
         gallery: where from.
@@ -66,10 +68,12 @@ def export_subject(
 def _manifest(gallery: Gallery, items: list[Item], use: Use) -> dict[str, Any]:
     tracks = []
     for track_id in sorted({item.track for item in items}):
-        verified = [c for c in gallery.confirmations.list(track=track_id) if c.case == use.case]
+        about = gallery.confirmations.list(track=track_id)
         track = gallery.track(track_id).model_dump(mode="json")
-        about = [c.model_dump(mode="json", exclude={"track"}) for c in verified]
-        tracks.append(track | {"state": _state(verified).value, "confirmations": about})
+        state = _state([c for c in about if c.case == use.case])
+        entries = [c.model_dump(mode="json", exclude={"track"}) for c in about]
+        tracks.append(track | {"state": state.value, "confirmations": entries})
+    asked = {f"item:{item.id}" for item in items}
     return {
         "notice": NOTICE,
         "gallery": {"id": gallery.settings.id, "name": gallery.settings.name},
@@ -77,6 +81,7 @@ def _manifest(gallery: Gallery, items: list[Item], use: Use) -> dict[str, Any]:
         "use": use.model_dump(),
         "cameras": [gallery.cameras.get(c).model_dump(mode="json") for c in sorted({item.camera for item in items})],
         "tracks": tracks,
+        "searched": [c.model_dump(mode="json") for c in gallery.confirmations.list() if c.query in asked],
         "items": [
             item.model_dump(mode="json") | {"crop": _crop_name(i) if item.has_crop else None}
             for i, item in enumerate(items)
@@ -103,7 +108,7 @@ def _crop_name(index: int) -> str:
 
 
 def _write_zip(out: Path, files: Iterator[tuple[str, bytes]]) -> None:
-    with replacing(out) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+    with replacing(out, private=True) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, data in files:
             archive.writestr(name, data)
 
@@ -112,8 +117,10 @@ def _write_folder(out: Path, files: Iterator[tuple[str, bytes]]) -> None:
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
+        (temporary / "crops").mkdir(parents=True)
+        temporary.chmod(0o700)
         for name, data in files:
-            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            (temporary / name).touch(mode=0o600)
             (temporary / name).write_bytes(data)
         temporary.rename(out)
     finally:

@@ -35,6 +35,7 @@ from vireid.gallery.settings import (
     read_calibration,
     read_settings,
     store_document,
+    with_own_bundle,
 )
 from vireid.gallery.sql import among
 from vireid.gallery.types import EVERYTHING, Filter, NewItem, Receipt, SearchResult, Settings, Use, utc_now
@@ -85,7 +86,7 @@ class Gallery(Catalogue):
 
         Args:
             location: a folder, or `postgresql://…`.
-            bundle: what will embed its pictures; its path and digest are kept, the file is not copied.
+            bundle: what will embed its pictures; it is copied into the folder.
             dim: D, for vectors from elsewhere; give it or `bundle`.
             name: for people; default: the folder's.
             dtype: how vectors are stored; float16 takes half the space.
@@ -109,6 +110,8 @@ class Gallery(Catalogue):
             require_purpose=require_purpose,
         )
         database = db.create(location)
+        if settings.bundle:
+            settings = with_own_bundle(location, settings)
         store_document(database, "settings", settings.model_dump(mode="json"))
         gallery = cls(location, database)
         gallery.audit.append("create", None, details=settings.model_dump(mode="json"))
@@ -294,7 +297,7 @@ class Gallery(Catalogue):
     def erase(
         self, use: Use, *, person: str | None = None, track: str | None = None, camera: str | None = None
     ) -> Receipt:
-        """Delete all that is stored of a person, a track or a camera, confirmations included.
+        """Delete all that is stored of a person, a track or a camera, and the confirmations of it or of its searches.
 
         Raises:
             InputError: unless exactly one is given.

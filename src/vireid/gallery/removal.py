@@ -9,19 +9,20 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, and_, false, func, or_
+from sqlalchemy import ColumnElement, and_, delete, false, or_, select
 
 from vireid.gallery.audit import AuditLog
 from vireid.gallery.database import Database, bump
 from vireid.gallery.items import remove_items
-from vireid.gallery.schema import ItemRow
+from vireid.gallery.schema import ConfirmationRow, ItemRow
 from vireid.gallery.types import Camera, Receipt, Use, to_milliseconds, utc_now
 
 Action = Literal["delete", "retain", "erase", "destroy"]
 
 _HELD = "another process held the files: run `vireid gallery maintain` when it has ended"
 _ELSEWHERE = {
-    "sqlite": "copies outside the gallery, such as backups and file-system snapshots, are not reached",
+    "sqlite": "backups and file-system snapshots are not reached, nor blocks that the file system has freed, "
+    "until they are overwritten or trimmed: keep the gallery on an encrypted volume",
     "postgresql": "backups, replicas' archives and PostgreSQL's own write-ahead log are not reached",
 }
 
@@ -34,14 +35,17 @@ def remove(
     scope: dict[str, Any],
     *conditions: ColumnElement[bool],
 ) -> Receipt:
-    """Delete the items that meet all conditions, in one transaction, and write it down.
+    """Delete the items that meet all conditions, and the confirmations of searches by them, and write it down.
 
     The log gets an entry before and one after, so that a deletion cut short by a crash is in it too.
     """
     started = utc_now()
     audit.append(action, use, details={"begin": True, "scope": scope})
     with database.write() as session:
-        removed = remove_items(session, bump(session), *conditions)
+        revision = bump(session)
+        asked = select("item:" + ItemRow.id).where(*conditions)
+        session.execute(delete(ConfirmationRow).where(ConfirmationRow.query.in_(asked)))
+        removed = remove_items(session, revision, *conditions)
     purged = database.purge()
     receipt = Receipt(
         action=action,
@@ -60,17 +64,19 @@ def remove(
 
 
 def expired(now: datetime, days: float | None, cameras: list[Camera]) -> ColumnElement[bool]:
-    """Return the condition of items past their retention; an item of unknown time counts from when it was added.
+    """Return the condition of items past their retention, which counts from an item's time or from when it was added.
+
+    Whichever is earlier: an item of unknown time has only the second, and one dated in the future must go as well.
 
     Args:
         now: the instant to judge at.
         days: the gallery's retention, None for ever.
         cameras: the register; a camera's own retention goes before the gallery's.
     """
-    time = func.coalesce(ItemRow.time, ItemRow.added)
 
     def before(days: float) -> ColumnElement[bool]:
-        return time < to_milliseconds(now - timedelta(days=days))
+        limit = to_milliseconds(now - timedelta(days=days))
+        return or_(ItemRow.time < limit, ItemRow.added < limit)
 
     own = {camera.id: camera.retention_days for camera in cameras if camera.retention_days is not None}
     found = [and_(ItemRow.camera == camera, before(limit)) for camera, limit in own.items()]

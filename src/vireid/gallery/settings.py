@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from sqlalchemy import select
 
 from vireid import load
 from vireid.errors import InputError
+from vireid.files import replacing
 from vireid.gallery.calibration import Calibration
-from vireid.gallery.database import Database, bump, is_url, shown
+from vireid.gallery.database import BUNDLE, Database, bump, is_url, shown
 from vireid.gallery.engines import check_engine
 from vireid.gallery.schema import SettingRow
 from vireid.gallery.types import Settings, utc_now
@@ -50,16 +52,35 @@ def changed_settings(location: str | Path, settings: Settings, changes: dict[str
     if "bundle" in changes:
         changes = changes | {"bundle": str(find(Path(changes["bundle"])).resolve())}
     after = _validated(location, settings.model_dump() | changes)
-    if "bundle" in changes:
-        check_bundle(after)
-    return after
+    return with_own_bundle(location, after) if "bundle" in changes else after
+
+
+def with_own_bundle(location: str | Path, settings: Settings) -> Settings:
+    """Copy a gallery's bundle into its folder, and return settings that name the copy.
+
+    What becomes of the file elsewhere, such as a newer vireid with another bundle of that name, is of no account then.
+    A gallery in PostgreSQL has no folder and goes on with the file.
+
+    Raises:
+        InputError: as `check_bundle`.
+    """
+    source = check_bundle(settings)
+    if is_url(location):
+        return settings
+    own = _own_bundle(location)
+    if source != own:
+        with replacing(own, private=True) as temporary:
+            shutil.copyfile(source, temporary)
+    return settings.model_copy(update={"bundle": str(own)})
 
 
 def read_settings(database: Database, location: str | Path) -> Settings:
-    """Return a gallery's settings."""
+    """Return a gallery's settings; where its folder lies now, there is its own bundle."""
     document = read_document(database, "settings")
     if document is None:
         raise InputError(f"the gallery at {shown(location)} was not made to the end: delete it and make it again")
+    if not is_url(location) and (own := _own_bundle(location)).is_file():
+        document = document | {"bundle": str(own)}
     return _validated(location, document)
 
 
@@ -99,6 +120,10 @@ def check_bundle(settings: Settings) -> Path:
     if bundle_digest(path) != settings.bundle_sha256:
         raise InputError(f"{path} is not the bundle that gallery {settings.name} was made with: its digest differs")
     return path
+
+
+def _own_bundle(location: str | Path) -> Path:
+    return Path(location).expanduser().resolve() / BUNDLE
 
 
 def _validated(location: str | Path, values: dict[str, Any]) -> Settings:

@@ -59,12 +59,10 @@ def contact_sheet(gallery: Gallery, result: SearchResult, out: Path, use: Use) -
     captions = [caption(c) for c in result.candidates]
     if out.suffix == ".html":
         pictures = [base64.b64encode(crop).decode() if crop else "" for crop in crops]
-        write_text(out, _PAGE.render(result=result, cells=zip(pictures, captions, strict=True)))
-    elif out.suffix == ".png":
-        with replacing(out) as temporary:
-            _draw(result, crops, captions).save(temporary, format="PNG")
+        write_text(out, _PAGE.render(result=result, cells=zip(pictures, captions, strict=True)), private=True)
     else:
-        raise InputError(f"a contact sheet is a .png or .html file, not {out.name}")
+        with replacing(out, private=True) as temporary:
+            _draw(result, crops, captions).save(temporary, format="PNG")
     return out
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -24,6 +25,9 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"
 """An id of an item, track, camera or person: printable, at most 200 characters."""
 
 Text = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00]*$")]
+
+Days = Annotated[float, Field(gt=0, le=36_500, allow_inf_nan=False)]
+"""An age in days, of a century at most."""
 
 ModalityName = Annotated[
     Modality,
@@ -56,7 +60,15 @@ def from_milliseconds(milliseconds: int) -> datetime:
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-Instant = Annotated[AwareDatetime, AfterValidator(to_utc)]
+
+def _instant(time: datetime) -> datetime:
+    try:
+        return to_utc(time)
+    except OverflowError:
+        raise ValueError("lies outside the years 1 to 9999 in UTC: give the time as it was") from None
+
+
+Instant = Annotated[AwareDatetime, AfterValidator(_instant)]
 """An aware time, kept in UTC to the millisecond."""
 
 Names = Annotated[tuple[Name, ...], Field(min_length=1), AfterValidator(lambda names: tuple(sorted(set(names))))]
@@ -85,7 +97,7 @@ class NewItem(Options):
     time: Instant | None = None
     track: Name | None = None
     box: Box | None = None
-    frame: int | None = Field(None, ge=0)
+    frame: int | None = Field(None, ge=0, lt=2**63)
     source: Text = ""
     person: Name | None = None
 
@@ -131,12 +143,20 @@ class Filter(Options):
 EVERYTHING = Filter()
 
 
+def login_name() -> str:
+    """Return the name that the user is logged in by, or the number where the system knows no name for it."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
+
+
 class Use(Options):
     """Who uses the gallery and why: the audit log keeps it with every search, change and export."""
 
     purpose: Text
     case: Text
-    user: Name = Field(default_factory=getpass.getuser)
+    user: Name = Field(default_factory=login_name)
 
 
 class Role(StrEnum):
@@ -169,7 +189,7 @@ class Camera(Options):
     place: Text = ""
     purpose: Text = ""
     legal_basis: Text = ""
-    retention_days: float | None = Field(None, gt=0)
+    retention_days: Days | None = None
 
     @property
     def described(self) -> bool:
@@ -249,11 +269,11 @@ class SearchResult(Options):
 
 
 class Receipt(Options):
-    """Proof of a deletion, also kept in the audit log; it names no deleted item.
+    """Proof of a deletion, also kept in the audit log; it names no deleted item but what was asked for.
 
     Attributes:
         action: delete, retain, erase or destroy.
-        scope: what was asked for.
+        scope: what was asked for, as it was given: a person's label, a track, a camera, a filter, or how many ids.
         items, crops, tracks: how many were deleted.
         items_sha256: SHA-256 over the sorted ids of the deleted items, one a line.
         purged: whether the bytes are gone from the database files too; False when another process held them.
@@ -282,7 +302,7 @@ class Settings(Options):
         name: for people.
         dim: D, length of the vectors.
         dtype: how vectors are stored.
-        bundle: path of the bundle that embeds, or an empty string.
+        bundle: path of the bundle that embeds, or an empty string; a gallery in a folder has a copy in it.
         bundle_sha256: its digest, or an empty string.
         engine: `flat`, or `milvus:URI`.
         purpose: what the gallery is for.
@@ -299,7 +319,7 @@ class Settings(Options):
     bundle_sha256: str = ""
     engine: Text = "flat"
     purpose: Text = ""
-    retention_days: float | None = Field(None, gt=0)
+    retention_days: Days | None = None
     require_purpose: bool = True
     created: Instant
 

@@ -8,7 +8,7 @@ from fastapi import UploadFile
 from pydantic import Base64Bytes, ConfigDict, Field, Json, StringConstraints, model_validator
 
 from vireid.gallery import Camera, Confirmation, Filter, GalleryStats, Item, NewItem, Role, Settings, Track
-from vireid.gallery.types import ModalityName, Name
+from vireid.gallery.types import Days, ModalityName, Name, Text
 from vireid.options import Options
 
 Reason = Annotated[str, StringConstraints(min_length=1, max_length=2000, pattern=r"^[^\x00]*\S[^\x00]*$")]
@@ -194,10 +194,10 @@ class EraseRequest(Why):
 class CameraEntry(Options):
     """What the register says about a camera."""
 
-    place: str = Field("", max_length=2000, examples=["Main gate, facing the street"])
-    purpose: str = Field("", max_length=2000)
-    legal_basis: str = Field("", max_length=2000)
-    retention_days: float | None = Field(None, gt=0)
+    place: Text = Field("", examples=["Main gate, facing the street"])
+    purpose: Text = ""
+    legal_basis: Text = ""
+    retention_days: Days | None = None
 
     def of(self, camera_id: str) -> Camera:
         """Return the entry of a camera."""
@@ -223,7 +223,7 @@ class NewKey(Options):
 class ProposeRequest(Why):
     """Put a candidate forward for verification by two people."""
 
-    query: str = Field(max_length=2000, description="`query` of the search result.")
+    query: Text = Field(description="`query` of the search result.")
     track: Name
 
 
