@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 from serve_site import DAY, WHY, Site, encoded, serving
 from vireid.gallery import Camera, Gallery, NewItem
 from vireid.serve import create_app
+from vireid.serve.page.forms import FilterForm
 from vireid.synth.difficulty import PRESETS
 from vireid.synth.shot import Shot, take
 
@@ -102,10 +103,16 @@ def test_a_search_works_without_script_and_escapes_what_it_shows(site):
     assert "not calibrated: rank only" in page
     assert "&lt;script&gt;alert(1)" in page
     assert "<script>alert" not in page
+    assert "03 May 2026, 09:02:00 – 09:02:02 UTC" in page
     assert 'value="lost child"' in page
     assert re.search(r'name="cameras" value="c0" checked', page)
     picked = Visitor(site, "vera").search(pick="c0/4-0").text
     assert 'alt="The stored picture c0/4-0"' in picked
+
+
+@pytest.mark.parametrize("start", ["2026-05-03T09:01", "2026-05-03T11:01+02:00"])
+def test_times_are_utc_unless_they_name_a_zone(start):
+    assert FilterForm(start=start).where().start == DAY + timedelta(minutes=1)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +122,7 @@ def test_a_search_works_without_script_and_escapes_what_it_shows(site):
         ({"item": ""}, 409, "Drop a picture"),
         ({"item": "none"}, 404, "none"),
         ({"start": "yesterday"}, 422, "Start:"),
+        ({"start": "0001-01-01T00:00+14:00"}, 422, "Start: lies outside the years 1 to 9999"),
         ({"k": "1000"}, 422, "K:"),
     ],
 )

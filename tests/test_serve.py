@@ -158,6 +158,7 @@ BAD_SEARCHES = [
     ({**SEARCH, "rerank": "magic"}, 422, "rerank:"),
     ({**SEARCH, "where": {"expression": "1=1"}}, 422, "where.expression: unknown field"),
     ({**SEARCH, "where": {"start": "2026-05-03T09:00:00"}}, 422, "where.start:"),
+    ({**SEARCH, "where": {"end": "9999-12-31T23:59:59-14:00"}}, 422, "where.end: lies outside the years 1 to 9999"),
     ({"vector": [0.0] * DIM, **WHY}, 409, "zero"),
     ({"vector": [1e39] * DIM, **WHY}, 409, "not finite"),
     ({"vector": ["x"] * DIM, **WHY}, 422, "vector.0:"),
@@ -230,6 +231,32 @@ def test_load_is_bounded(limits, keys, status, reason):
         pass
     assert (refusal.value.status, refusal.value.reason) == (status, reason)
     assert load.requests == 0
+
+
+def test_strangers_are_bounded_by_address_and_take_nothing_from_keys(own_site):
+    site = own_site(burst=3, rate=0.001, requests=1)
+    sign_in = {"key": "vireid_x_y", "padding": "x" * 4096}
+    assert site.http.post("/login", data=sign_in).status_code == 413
+    assert site.http.post("/login", data={"key": "vireid_x_y"}).status_code == 401
+    with site.app.state.service.strangers.admit("elsewhere"):
+        assert site.http.get("/login").status_code == 503
+        assert site.ask("GET", "/v1/cameras").status_code == 200
+    refused = site.http.get("/static/page.css")
+    assert (refused.status_code, refused.json()["detail"][:12]) == (429, "this address")
+    assert site.http.get("/healthz").status_code == 200
+
+
+def test_items_are_counted_for_metrics_every_few_seconds_only(own_site, monkeypatch):
+    site, counted, count = own_site(), [], Gallery.count
+    monkeypatch.setattr(Gallery, "count", lambda self: counted.append(1) or count(self))
+    pages = [site.http.get("/metrics").text for _ in range(3)]
+    assert all(" 18.0" in page.partition("vireid_items{")[2] for page in pages)
+    assert len(counted) == 1
+
+
+def test_a_camera_s_place_is_text(site):
+    assert site.ask("PUT", "/v1/cameras/c0", json={"place": "a\u0000b"}).status_code == 422
+    assert site.ask("PUT", "/v1/cameras/c0", json={"retention_days": 1e6}).status_code == 422
 
 
 def test_refusals_say_when_to_come_back(own_site):

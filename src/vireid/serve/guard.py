@@ -15,6 +15,9 @@ from vireid.serve.service import Service
 OPEN = ("/healthz", "/metrics", "/openapi.json", "/login", "/static/")
 """Paths, or beginnings of paths, that need no key."""
 
+OPEN_BYTES = 4096
+"""Largest body there: a sign-in form."""
+
 
 class Guard:
     """Verifies the caller and bounds the load before a body is read.
@@ -30,10 +33,9 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        bounded = _bounded(scope, receive, self.service.limits.body_bytes)
         try:
             if is_open(scope["path"]):
-                await self.app(scope, bounded, send)
+                await self._serve_anyone(scope, receive, send)
                 return
             caller = await self._identify(scope)
             if caller is None:
@@ -41,11 +43,19 @@ class Guard:
                 return
             scope.setdefault("state", {})["caller"] = caller
             with self.service.load.admit(caller.key.id):
-                await self.app(scope, bounded, send)
+                await self.app(scope, _bounded(scope, receive, self.service.limits.body_bytes), send)
         except Refusal as refusal:
             self.service.metrics.refused.labels(refusal.reason).inc()
             headers = {"retry-after": str(refusal.retry_after)}
             await JSONResponse({"detail": str(refusal)}, refusal.status, headers)(scope, receive, send)
+
+    async def _serve_anyone(self, scope: Scope, receive: Receive, send: Send) -> None:
+        bounded = _bounded(scope, receive, OPEN_BYTES)
+        if scope["path"] == "/healthz":  # whatever strangers do, the service is seen to be alive
+            await self.app(scope, bounded, send)
+            return
+        with self.service.strangers.admit(client_address(scope)):
+            await self.app(scope, bounded, send)
 
     async def _identify(self, scope: Scope) -> Caller | None:
         if is_api(scope["path"]):

@@ -6,6 +6,7 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
 from pydantic import Field
 
@@ -20,9 +21,10 @@ class Limits(Options):
     Attributes:
         body_bytes: largest request body.
         pixels: most pixels of a picture, checked before it is decoded.
-        requests: requests at once from all keys, running and waiting; one more gets 503.
-        requests_per_key: requests at once of one key; one more gets 429.
-        rate: requests a second that one key may keep up; above it 429.
+        requests: requests at once from all keys, running and waiting; one more gets 503. Apart from them, as many
+            without a key.
+        requests_per_key: requests at once of one key, or of one address without a key; one more gets 429.
+        rate: requests a second that one key, or one address without a key, may keep up; above it 429.
         burst: requests that one key may make at a stroke; a page of candidates loads some hundred small pictures.
         failures: wrong keys a minute from one address; above it 429.
         searches: searches, decodings and database calls that run at the same time.
@@ -86,10 +88,15 @@ class Buckets:
 
 
 class Load:
-    """How much is going on; only the event loop's thread touches it."""
+    """How much is going on; only the event loop's thread touches it.
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    Args:
+        limits: of which `requests`, `requests_per_key`, `rate` and `burst` count.
+        asker: what requests are counted by.
+    """
+
+    def __init__(self, limits: Limits, asker: Literal["key", "address"] = "key") -> None:
+        self._limits, self._asker = limits, asker
         self._rates = Buckets(limits.rate, limits.burst)
         self._running: Counter[str] = Counter()
 
@@ -99,24 +106,24 @@ class Load:
         return self._running.total()
 
     @contextmanager
-    def admit(self, key_id: str) -> Iterator[None]:
-        """Count one request of a key while it runs.
+    def admit(self, asker: str) -> Iterator[None]:
+        """Count one request of a key or an address while it runs.
 
         Raises:
-            Refusal: when the key's rate or share, or the service, is at its bound.
+            Refusal: when its rate or share, or the service, is at its bound.
         """
-        if not self._rates.take(key_id):
-            sentence = f"this key makes more than {self._limits.rate:g} requests a second: slow down"
+        if not self._rates.take(asker):
+            sentence = f"this {self._asker} makes more than {self._limits.rate:g} requests a second: slow down"
             raise Refusal(429, "rate", sentence, 1)
-        if self._running[key_id] >= self._limits.requests_per_key:
-            sentence = f"this key has {self._running[key_id]} requests running: wait for one to end"
+        if self._running[asker] >= self._limits.requests_per_key:
+            sentence = f"this {self._asker} has {self._running[asker]} requests running: wait for one to end"
             raise Refusal(429, "share", sentence, 1)
         if self.requests >= self._limits.requests:
             raise Refusal(503, "busy", f"the service has {self.requests} requests running: try again soon", 2)
-        self._running[key_id] += 1
+        self._running[asker] += 1
         try:
             yield
         finally:
-            self._running[key_id] -= 1
-            if not self._running[key_id]:
-                del self._running[key_id]
+            self._running[asker] -= 1
+            if not self._running[asker]:
+                del self._running[asker]

@@ -31,9 +31,7 @@ async def health() -> Health:
 @plain.get("/metrics", tags=["monitoring"], response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(service: Shared) -> Response:
     """Return metrics for Prometheus, without personal data. Needs no key."""
-    service.metrics.running.set(service.load.requests)
-    for gallery in service.galleries:
-        service.metrics.items.labels(gallery.settings.id).set(await service.run(gallery.count))
+    await service.measure()
     return Response(service.metrics.render(), media_type="text/plain; version=1.0.0; charset=utf-8")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -26,6 +27,7 @@ from vireid.serve.uploads import read_picture
 
 T = TypeVar("T")
 _RECENT = 500
+_COUNT_SECONDS = 10
 
 
 class Service:
@@ -50,10 +52,12 @@ class Service:
         self._refiners = dict(refiners or {})
         self.metrics = Metrics()
         self.load = Load(limits)
+        self.strangers = Load(limits, "address")
         self.sessions = Sessions(limits.session_hours)
         self._failures = Buckets(limits.failures / 60, limits.failures)
         self._slots = CapacityLimiter(limits.searches)
         self._hashing = CapacityLimiter(1)
+        self._next_count = 0.0
         self._batchers = {id(gallery): self._batcher(gallery) for gallery in self.galleries}
         self._recent: OrderedDict[tuple[str, str], SearchResult] = OrderedDict()
 
@@ -64,6 +68,15 @@ class Service:
     async def run(self, function: Callable[..., T], *arguments: Any, **named: Any) -> T:
         """Call a blocking function in one of the service's few threads, waiting for a free one."""
         return await to_thread.run_sync(partial(function, *arguments, **named), limiter=self._slots)
+
+    async def measure(self) -> None:
+        """Bring the gauges up to date; items are counted every `_COUNT_SECONDS` at most, outside the few threads."""
+        self.metrics.running.set(self.load.requests)
+        if time.monotonic() < self._next_count:
+            return
+        self._next_count = time.monotonic() + _COUNT_SECONDS
+        for gallery in self.galleries:
+            self.metrics.items.labels(gallery.settings.id).set(await to_thread.run_sync(gallery.count))
 
     async def verify(self, secret: str) -> Caller | None:
         """Return whom a key belongs to."""

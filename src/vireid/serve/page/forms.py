@@ -9,24 +9,25 @@ from fastapi import UploadFile
 from pydantic import BeforeValidator, Field
 
 from vireid.gallery import Filter
-from vireid.gallery.types import ModalityName, Name
+from vireid.gallery.types import Instant, ModalityName, Name, Text
 from vireid.options import Options
 from vireid.records import Modality
 from vireid.serve.models import Reason, Reranking, SearchOptions
 
 
 def _utc(value: object) -> object:
-    """Read what a date field sends: nothing, or a local time without zone, which the page calls UTC."""
+    """Read what a date field sends: nothing, or a time, in UTC where it names no zone."""
     if not isinstance(value, str):
         return value
-    return datetime.fromisoformat(value).replace(tzinfo=UTC) if value else None
+    time = datetime.fromisoformat(value) if value else None
+    return time.replace(tzinfo=UTC) if time is not None and time.tzinfo is None else time
 
 
 def _nothing(value: object) -> object:
     return value or None if isinstance(value, str) else value
 
 
-Moment = Annotated[datetime | None, BeforeValidator(_utc)]
+Moment = Annotated[Instant | None, BeforeValidator(_utc)]
 Sensor = Annotated[ModalityName | None, BeforeValidator(_nothing)]
 Known = Annotated[Name | None, BeforeValidator(_nothing)]
 
@@ -87,7 +88,7 @@ class DecisionForm(Options):
 
     csrf: str = ""
     place: Annotated[str, Field(pattern=r"^state-\d{1,6}$")] = "state-1"
-    query: Annotated[str, Field(max_length=2000)]
+    query: Text
     track: Name
     purpose: Reason
     case: Reason

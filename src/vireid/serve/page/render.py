@@ -16,7 +16,7 @@ from vireid.records import Modality
 
 def when(time: datetime | None) -> str:
     """Return an instant for people, in UTC."""
-    return f"{time:%d %b %Y, %H:%M:%S}" if time else "time unknown"
+    return f"{time:%d %b %Y, %H:%M:%S} UTC" if time else "time unknown"
 
 
 def passage(track: Track) -> str:
@@ -24,7 +24,8 @@ def passage(track: Track) -> str:
     start, end = track.start, track.end
     if start is None or end is None or start == end:
         return when(start)
-    return f"{when(start)} – {end:%H:%M:%S}" if start.date() == end.date() else f"{when(start)} – {when(end)}"
+    first = when(start).removesuffix(" UTC")
+    return f"{first} – {end:%H:%M:%S} UTC" if start.date() == end.date() else f"{first} – {when(end)}"
 
 
 def field_time(time: datetime | None) -> str:
