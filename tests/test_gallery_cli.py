@@ -122,3 +122,5 @@ def test_the_log_is_pruned_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(AuditLog, "prune", lambda *given: prune(*given, now=later))
     assert "1 entries pruned, audit entry" in call("audit", "prune", *place, "--days", 400).output
     assert "1 entries in order, 1 older ones pruned" in call("audit", "verify", *place).output
+    (tmp_path / "station.audit.sqlite3").unlink()
+    assert "the log goes on, head" in call("audit", "begin", *place, "--purpose", "disk failed").output

@@ -1,6 +1,7 @@
 """What an answer rests on: no match that another pair of modalities hides, no evidence that changes without a trace."""
 
 import hashlib
+import sqlite3
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from gallery_people import DIM, USE, make_people
 from vireid.errors import InputError
 from vireid.gallery import Calibration, Filter, Gallery, NewItem, PairCalibration, Query
+from vireid.gallery.audit import audit_file
 from vireid.gallery.types import utc_now
 
 
@@ -100,3 +102,24 @@ def test_settings_and_calibrations_are_in_the_log(gallery):
     gallery.store_calibration(calibration(infrared_visible=0.5), use=USE)
     pairs = {"infrared-visible": {"threshold": 0.5, "num_genuine": 9, "num_impostor": 9}}
     assert last_details(gallery, "calibrate")["pairs"] == pairs
+
+
+@pytest.mark.parametrize("change", ["renamed", "deleted", "cut short"])
+def test_a_gallery_misses_its_log(gallery, change):
+    place, log = gallery.location, audit_file(gallery.location)
+    gallery.close()
+    Gallery.open(place).close()
+    if change == "renamed":
+        place = place.rename(place.with_name("other"))
+    elif change == "deleted":
+        log.unlink()
+    else:
+        with sqlite3.connect(log) as file:
+            file.execute("DROP TRIGGER audit_no_delete")
+            file.execute("DELETE FROM audit WHERE seq = 2")
+    with pytest.raises(InputError, match="does not hold entry 2 of this gallery: bring the log back"):
+        Gallery.open(place)
+    assert audit_file(place).exists() == (change == "cut short")
+    with Gallery.open(place, log_lost=USE) as opened:
+        assert last_details(opened, "begin")["lost"]["seq"] == 2
+    Gallery.open(place).close()

@@ -76,6 +76,19 @@ def audit_export(
     console.print(f"{count} entries in {escape(str(out))}", soft_wrap=True)
 
 
+@audit_app.command("begin")
+def audit_begin(gallery: GalleryOption, purpose: Purpose = "", case: Case = "") -> None:
+    """Begin a log anew for a gallery whose log is lost; its first entry says so, and which entry is missing.
+
+    Example: `vireid audit begin --gallery station --purpose "disk 2 failed"`
+    """
+    from vireid.gallery import Gallery
+
+    with Gallery.open(gallery, log_lost=use_of(purpose, case)) as opened:
+        head = opened.audit.verify().head
+    console.print(f"the log goes on, head {head}", soft_wrap=True, highlight=False)
+
+
 @audit_app.command("prune")
 def audit_prune(
     gallery: GalleryOption,

@@ -14,11 +14,14 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from vireid.errors import InputError
 from vireid.gallery.chain import GENESIS, PRUNE, AuditEntry, Verification, canonical, chain, verify_lines
 from vireid.gallery.database import Database, is_url, records_url, sqlite_url
-from vireid.gallery.schema import Long
+from vireid.gallery.schema import Long, SettingRow
 from vireid.gallery.types import Settings, Use, utc_now
 
 KEEP_DAYS = 184
 """Six months: how long the log is kept at the least (EU AI Act, Article 26(6))."""
+
+_HEAD = "audit"
+"""The document of a gallery that keeps number and hash of an entry of its log."""
 
 _LOCK = 0x7669726569640001  # any fixed number: PostgreSQL's advisory locks are named by numbers
 
@@ -95,6 +98,39 @@ class AuditLog:
             if database.is_sqlite:
                 session.execute(text(_NO_REPLACEMENT))
         return cls(database, gallery)
+
+    def check(self, location: str | Path, records: Database, *, lost: Use | None = None) -> None:
+        """Check that the log holds the entry that the gallery has kept, and keep the newest.
+
+        Args:
+            location: of the gallery.
+            records: the gallery's own.
+            lost: who says that the log is lost; an entry keeps it, and what should have been there.
+
+        Raises:
+            InputError: when the log does not hold it, as one of another name or one cut short.
+        """
+        with records.read() as kept, self._database.read() as log:
+            head = kept.scalars(select(SettingRow.value).where(SettingRow.name == _HEAD)).first()
+            last = log.execute(_LAST).first()
+            first = log.scalar(select(func.min(AuditRow.seq)))
+            held = head is None or log.scalar(select(AuditRow.hash).where(AuditRow.seq == head["seq"])) == head["hash"]
+        newest = None if last is None else (last.seq, last.hash)
+        if head is not None and not held and not (last and first <= last.seq and first > head["seq"]):
+            if lost is None:
+                if last is None and not is_url(location):  # just made, and no log of this gallery
+                    self.close()
+                    audit_file(location).unlink()
+                where = "its database" if is_url(location) else audit_file(location)
+                raise InputError(
+                    f"the audit log in {where} does not hold entry {head['seq']} of this gallery: bring the log back, "
+                    "under the name of the gallery's folder, or say by `vireid audit begin` that it is lost"
+                )
+            added = self.append("begin", lost, details={"lost": head})
+            newest = (added.seq, added.hash)
+        if newest is not None and (head is None or newest[1] != head["hash"]):
+            with records.write() as session:
+                session.merge(SettingRow(name=_HEAD, value={"seq": newest[0], "hash": newest[1]}))
 
     def append(self, action: str, use: Use | None, *, started: datetime | None = None, **fields: Any) -> AuditEntry:
         """Add an entry, see `entry`; it is durable when this returns."""

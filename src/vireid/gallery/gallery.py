@@ -115,16 +115,19 @@ class Gallery(Catalogue):
         store_document(database, "settings", settings.model_dump(mode="json"))
         gallery = cls(location, database)
         gallery.audit.append("create", None, details=settings.model_dump(mode="json"))
+        gallery.audit.check(location, database)
         return gallery
 
     @classmethod
-    def open(cls, location: str | Path, *, progress: Progress | None = None) -> Gallery:
+    def open(cls, location: str | Path, *, progress: Progress | None = None, log_lost: Use | None = None) -> Gallery:
         """Open a gallery; its vectors are read at the first search, or now when there is a `progress` to tell.
 
         Raises:
-            InputError: when there is none, or a newer version of vireid wrote it.
+            InputError: when there is none, a newer version of vireid wrote it, or its audit log is missing; who gives
+                `log_lost` begins another.
         """
         gallery = cls(location, db.open_existing(location))
+        gallery.audit.check(location, gallery.database, lost=log_lost)
         if progress is not None:
             gallery.refresh(progress)
         return gallery
