@@ -82,6 +82,8 @@ def test_pictures_are_turned_as_their_camera_was_held(tmp_path):
     assert pixels[10, 10, 0] > 200 > 50 > pixels[50, 10, 0]
     with Image.open(tmp_path / "b.jpg") as image:
         assert (pixels_of(image, (60, 20)) == pixels).all()
+        image.save(tmp_path / "c.png", exif=b"no EXIF")
+    assert decode(tmp_path / "c.png")[0].shape == (20, 60, 3)
 
 
 def test_a_full_disk_is_named_before_decoding(records, monkeypatch):

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -36,13 +37,15 @@ def require_8_bits(image: Image.Image) -> None:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Return an image in RGB, turned as its EXIF data say; grey becomes three equal channels.
+    """Return an image in RGB, turned as its EXIF data say, if they can be read; grey becomes three equal channels.
 
     Raises:
         InputError: for an image of 16 bits a pixel.
     """
     require_8_bits(image)
-    return ImageOps.exif_transpose(image).convert("RGB")
+    with suppress(SyntaxError):  # what Pillow raises for EXIF data that are no TIFF
+        image = ImageOps.exif_transpose(image)
+    return image.convert("RGB")
 
 
 def fit(image: Image.Image, size: tuple[int, int]) -> Pixels:
