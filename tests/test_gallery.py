@@ -447,7 +447,8 @@ def test_the_bundle_is_checked(run, tmp_path):
             gallery.configure(bundle=run / "best.safetensors")
     bundle.unlink()
     own = tmp_path / "moved" / "records.safetensors"
-    (tmp_path / "g").rename(own.parent)
+    for name in ("g", "g.audit.sqlite3"):
+        (tmp_path / name).rename(tmp_path / name.replace("g", "moved", 1))
     assert (own.stat().st_mode & 0o777, own.parent.stat().st_mode & 0o777) == (0o600, 0o700)
     with Gallery.open(own.parent) as gallery:
         assert gallery.embedder().method.embedding_dim == gallery.settings.dim
