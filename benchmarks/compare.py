@@ -65,7 +65,7 @@ def cost(root: Root, steps: int = 8) -> None:
     """Measure each method's training step and embedding on one resident batch, the median of some steps."""
     costs: dict[str, Any] = {"cpu": cpu_model(), "commit": git_commit(), "threads": torch.get_num_threads()}
     for ladder in LADDERS:
-        recipe = load_recipe(packaged_recipe(definition(ladder)["recipe"], "synthetic"), [f"data.root={root}"])
+        recipe = load_recipe(packaged_recipe(definition(ladder)["recipe"], "synthetic"), root=root)
         if not issubclass(method_class(recipe.method), Refiner):
             costs[ladder] = measured(*prepared(recipe), steps)
             Console().print(ladder, costs[ladder])

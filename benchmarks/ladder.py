@@ -104,17 +104,15 @@ class Run(NamedTuple):
         if (folder / "recipe.yaml").exists():
             training.resume(folder)
         else:
-            fixed = [f"data.root={root}", f"data.options.spectrum={self.spectrum}", f"seed={self.seed}"]
-            changed = [*fixed, "validation.every=0", *trainings(ladder)[self.rung], *overrides]
-            training.train(load_recipe(packaged_recipe(ladder["recipe"], "synthetic"), changed), folder)
+            fixed = [f"data.options.spectrum={self.spectrum}", f"seed={self.seed}", "validation.every=0"]
+            changed = [*fixed, *trainings(ladder)[self.rung], *overrides]
+            training.train(load_recipe(packaged_recipe(ladder["recipe"], "synthetic"), changed, root=root), folder)
         return folder
 
     def encoder(self) -> Run | None:
         """Return the run that a refiner's features are of: another ladder's whole method."""
-        ladder = definition(self.ladder).get("encoder")
-        return (
-            None if ladder is None else self._replace(ladder=ladder, rung=trained(ladder, definition(ladder)["whole"]))
-        )
+        name = definition(self.ladder).get("encoder")
+        return None if name is None else self._replace(ladder=name, rung=trained(name, definition(name)["whole"]))
 
     @property
     def name(self) -> str:

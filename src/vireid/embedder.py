@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +90,7 @@ class Embedder:
         out = np.zeros((len(items), self.embedding_dim), dtype=np.float32)
         for start in range(0, len(items), batch_size):
             chunk = items[start : start + batch_size]
-            pixels = np.stack([pixels_of(image, self.image_size) for image in chunk])
-            features = self.features(_batch(pixels, kind))
+            features = self.features_of(chunk, [kind] * len(chunk))
             out[start : start + len(chunk)] = features["global"].cpu().numpy()
         return out
 
@@ -125,6 +124,22 @@ class Embedder:
             if progress is not None:
                 progress(min((index + 1) * batch_size, len(rows)), len(rows))
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def features_of(self, images: Sequence[ImageLike], modality: Sequence[int], flip: bool = False) -> Features:
+        """Return the method's features of images (N,) of any size and their modalities (N,), in one forward pass.
+
+        Args:
+            images: paths, PIL images or (H, W, 3) uint8 arrays.
+            modality: the sensor that saw each.
+            flip: see `features`.
+
+        Raises:
+            InputError: as `embed`.
+        """
+        pixels = torch.from_numpy(np.stack([pixels_of(image, self.image_size) for image in images]))
+        kinds = torch.tensor(modality, dtype=torch.int64)
+        unknown = torch.zeros_like(kinds)
+        return self.features(Batch(pixels.permute(0, 3, 1, 2), kinds, pid=unknown, camid=unknown, view=unknown), flip)
 
     @torch.inference_mode()
     def features(self, batch: Batch, flip: bool = False) -> Features:
@@ -177,14 +192,3 @@ def pose_notice(method: Method, keypoints: NDArray[np.float32] | None, count: in
 
 def _mean(a: Tensor, b: Tensor) -> Tensor:
     return torch.nn.functional.normalize(a + b, dim=-1) if a.ndim == 2 else (a + b) / 2
-
-
-def _batch(pixels: NDArray[np.uint8], modality: Modality) -> Batch:
-    zeros = torch.zeros(len(pixels), dtype=torch.int64)
-    return Batch(
-        images=torch.from_numpy(pixels).permute(0, 3, 1, 2),
-        modality=torch.full_like(zeros, modality),
-        pid=zeros,
-        camid=zeros,
-        view=zeros,
-    )

@@ -54,8 +54,11 @@ def fit(image: Image.Image, size: tuple[int, int]) -> Pixels:
     Raises:
         InputError: for an image of 16 bits a pixel.
     """
+    return _resized(upright(image), size)
+
+
+def _resized(rgb: Image.Image, size: tuple[int, int]) -> Pixels:
     height, width = size
-    rgb = upright(image)
     if rgb.size != (width, height):
         rgb = rgb.resize((width, height), Image.Resampling.LANCZOS)
     return np.asarray(rgb)
@@ -76,7 +79,7 @@ def decode(path: Path, size: tuple[int, int] | None = None) -> tuple[Pixels, tup
         with Image.open(path) as opened:
             image = upright(opened)
         original = (image.height, image.width)
-        return fit(image, size or original), original
+        return _resized(image, size or original), original
     except InputError as error:
         raise InputError(f"image {path} cannot be used ({error})") from error
     except FileNotFoundError as error:

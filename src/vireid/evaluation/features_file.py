@@ -17,8 +17,10 @@ from vireid.errors import InputError
 from vireid.records import Modality, Records
 
 REQUIRED = ("features", "pid", "camid", "modality")
-_STRUCTURE = (ValueError, TypeError, LookupError, EOFError, NotImplementedError)
-UNREADABLE = (*_STRUCTURE, OSError, BadZipFile, zlib.error, MatReadError)
+UNREADABLE = (
+    *(ValueError, TypeError, LookupError, EOFError, NotImplementedError, OSError),
+    *(BadZipFile, zlib.error, MatReadError),
+)
 """What NumPy, pandas and SciPy raise for a file that is torn, empty or of another kind."""
 
 

@@ -9,11 +9,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from vireid.data.images import Pixels, Progress, decode, pixels_of
+from vireid.data.images import Pixels, Progress, decode
 from vireid.embed import find_images
 from vireid.embedder import Embedder, pose_notice
 from vireid.errors import InputError
@@ -24,7 +23,7 @@ from vireid.evaluation.evaluate import FeatureTable, distance_blocks
 from vireid.evaluation.protocols import Protocol
 from vireid.evaluation.ranking import RankMetrics
 from vireid.methods import Features
-from vireid.records import Batch, Modality
+from vireid.records import Modality
 from vireid.synth.difficulty import Difficulty
 from vireid.synth.layouts import MANIFEST_CAMERAS
 from vireid.synth.shot import Shot, take
@@ -130,9 +129,7 @@ def embed_strangers(
     parts: list[Features] = []
     done = 0
     while chunk := list(islice(images, BATCH)):
-        features = embedder.features(
-            _batch(np.stack([pixels_of(p, embedder.image_size) for p in chunk]), modality), flip
-        )
+        features = embedder.features_of(chunk, [modality] * len(chunk), flip)
         parts.append({name: features[name].cpu() for name in names})
         done += len(chunk)
         if progress is not None:
@@ -160,13 +157,6 @@ def gallery_size_curve(table: FeatureTable, protocol: Protocol, strangers: Featu
         hide=protocol.hide,
         cmc_unit=protocol.cmc_unit,
     )
-
-
-def _batch(pixels: Pixels, modality: Modality) -> Batch:
-    """Return uint8 images (N, H, W, 3) of one modality as the network's input; people and cameras are nobody's."""
-    zeros = torch.zeros(len(pixels), dtype=torch.int64)
-    images, kinds = torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.full_like(zeros, modality)
-    return Batch(images=images, modality=kinds, pid=zeros, camid=zeros, view=zeros)
 
 
 def _open(source: str, modality: Modality, size: tuple[int, int]) -> tuple[int, Iterator[Pixels]]:

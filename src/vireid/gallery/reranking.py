@@ -13,10 +13,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from vireid.data.images import fit
 from vireid.errors import InputError
 from vireid.evaluation import k_reciprocal_rerank
-from vireid.records import Batch
 
 if TYPE_CHECKING:
     from vireid.evaluation.refine import Refinement
@@ -107,8 +105,7 @@ def parts(gallery: Gallery, query: Query, head: Head) -> Scores:
         raise InputError("re-ranking by parts needs the query's picture and all crops: search with a picture")
     embedder = gallery.embedder()
     pictures = [query.picture, *(Image.open(io.BytesIO(crop)) for crop in crops if crop is not None)]
-    pixels = np.stack([fit(picture, embedder.image_size) for picture in pictures])
-    features = embedder.features(_batch(pixels, [query.modality, *head.modality.tolist()]))
+    features = embedder.features_of(pictures, [query.modality, *head.modality.tolist()])
     first, others = ({name: value[rows] for name, value in features.items()} for rows in (slice(1), slice(1, None)))
     return -embedder.method.distance(first, others)[0].float().cpu().numpy()
 
@@ -130,9 +127,3 @@ def rerank_order(gallery: Gallery, rerank: str | Reranker, query: Query, head: H
     else:
         raise InputError(f"unknown re-ranking {rerank!r}: use {', '.join(RERANKERS)}")
     return np.argsort(-scores, kind="stable")
-
-
-def _batch(pixels: NDArray[np.uint8], modality: Sequence[int]) -> Batch:
-    unknown = torch.zeros(len(pixels), dtype=torch.int64)
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-    return Batch(images, torch.tensor(modality, dtype=torch.int64), pid=unknown, camid=unknown, view=unknown)
