@@ -12,7 +12,7 @@ from PIL import Image
 
 import trees
 from vireid.data import DATA_SETS, open_dataset
-from vireid.data.check import broken_images, check, inspect, summary
+from vireid.data.check import broken_images, inspect, summary
 from vireid.data.findings import Count, count_findings
 from vireid.data.keypoints import read_keypoints
 from vireid.errors import InputError
@@ -31,6 +31,10 @@ def rows(records):
 
 def sentences(findings):
     return [str(finding) for finding in findings]
+
+
+def faults(name, root, strict=True):
+    return sentences(inspect(name, root, strict=strict).findings)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +103,7 @@ def test_sysu_check_names_each_lost_image_count(sysu):
     lost = next((sysu / "cam4/0006").iterdir())
     lost.unlink()
     try:
-        found = sentences(check("sysu_mm01", sysu))
+        found = faults("sysu_mm01", sysu)
     finally:
         lost.touch()
     assert found == [
@@ -109,9 +113,9 @@ def test_sysu_check_names_each_lost_image_count(sysu):
 
 
 def test_sysu_check_of_a_small_tree_without_published_counts(tiny_sysu):
-    assert sentences(check("sysu_mm01", tiny_sysu, strict=False)) == []
+    assert faults("sysu_mm01", tiny_sysu, strict=False) == []
     shutil.rmtree(tiny_sysu / "cam2/0003")
-    assert sentences(check("sysu_mm01", tiny_sysu, strict=False)) == [
+    assert faults("sysu_mm01", tiny_sysu, strict=False) == [
         f"test identities in one modality only: expected none, found 1 (3) in {tiny_sysu}"
     ]
 
@@ -134,13 +138,13 @@ def test_regdb_reads_one_trial_with_identities_from_folders(tiny_regdb):
 
 
 def test_regdb_true_shape_meets_every_published_count(regdb):
-    assert sentences(check("regdb", regdb)) == []
+    assert faults("regdb", regdb) == []
 
 
 def test_regdb_check_finds_a_lost_image_trial_and_an_uneven_list(tiny_regdb):
     (tiny_regdb / "Thermal/3/male_back_t_00000_3.bmp").unlink()
     (tiny_regdb / "idx/test_visible_7.txt").unlink()
-    found = sentences(check("regdb", tiny_regdb))
+    found = faults("regdb", tiny_regdb)
     assert found[0] == f"train visible images: expected 2,060, found 2 in {tiny_regdb}"
     assert (
         "listed images of trial 2: expected all 8 on disk, found 1 missing"
@@ -175,9 +179,9 @@ def test_llcm_reads_cameras_from_the_right(tmp_path):
 
 def test_llcm_check_compares_the_test_lists_with_test_id(tmp_path):
     trees.write_llcm(tmp_path)
-    assert sentences(check("llcm", tmp_path, strict=False)) == []
+    assert faults("llcm", tmp_path, strict=False) == []
     (tmp_path / "idx/test_id.txt").write_text("3,4,9\n")
-    assert sentences(check("llcm", tmp_path, strict=False)) == [
+    assert faults("llcm", tmp_path, strict=False) == [
         "test identities: expected those of the test lists, found 1 in one of the two only (first 9)"
         f" in {tmp_path}/idx/test_id.txt"
     ]
@@ -200,7 +204,7 @@ def test_market1501_check_finds_leaks_unanswered_queries_and_unknown_cameras(tmp
     trees.write_market1501(tmp_path)
     for name in ("query/0002_c2s1_000000_00.jpg", "query/0003_c8s1_000000_00.jpg"):
         trees.touch(tmp_path / name)
-    assert sentences(check("market1501", tmp_path, strict=False)) == [
+    assert faults("market1501", tmp_path, strict=False) == [
         f"camera numbers: expected 1 to 6, found 1 (8), first at query/0003_c8s1_000000_00.jpg in {tmp_path}",
         f"identities in both train and test: expected none, found 1 (2) in {tmp_path}",
         f"query identities without a gallery image: expected none, found 2 (2, 3) in {tmp_path}",
@@ -219,7 +223,7 @@ def test_msmt17_reads_both_layouts(tmp_path, version, train, test):
         (f"{test}/0000/0000_001_05_0302noon_0091_0.jpg", 1041, 5, VISIBLE, "gallery"),
     ]
     assert open_dataset("msmt17", tmp_path, with_val=True).split.tolist()[:3] == ["train"] * 3
-    assert sentences(check("msmt17", tmp_path, strict=False)) == []
+    assert faults("msmt17", tmp_path, strict=False) == []
 
 
 # Manifest
@@ -512,7 +516,7 @@ def test_check_finds_missing_and_repeated_images_and_summarises(tmp_path):
     list_file = tmp_path / "idx/train_vis.txt"
     first = list_file.read_text().splitlines()[0]
     list_file.write_text(f"{first}\n{first}\nvis/0009/0009_c01_s1_f1_vis.jpg 1\n")
-    assert sentences(check("llcm", tmp_path, strict=False)) == [
+    assert faults("llcm", tmp_path, strict=False) == [
         "listed images of LLCM: expected all 9 on disk, found 1 missing"
         f" (first vis/0009/0009_c01_s1_f1_vis.jpg) in {tmp_path}",
         "images listed once: expected every image in one row of one split, found 1 in several"

@@ -11,10 +11,10 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from ranks_script import freeze_norm
+from vireid.data.sampler import Sampling
 from vireid.embedder import BATCH_SIZE
 from vireid.errors import InputError
 from vireid.losses import all_rows, gathering, over_ranks
@@ -22,7 +22,7 @@ from vireid.methods import build
 from vireid.recipe import load_recipe
 from vireid.training import train
 from vireid.training.callbacks import share_rows
-from vireid.training.ranks import Launch, Ranks, plan_launch
+from vireid.training.ranks import Launch, Ranks, plan_launch, synchronise_norms
 
 SGD = {"kind": "sgd", "lr": 0.02}
 QUIET = {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
@@ -195,7 +195,11 @@ def test_synchronised_norms_keep_what_the_network_computes():
     method = build("agw", num_classes=2, backbone={"weights": "none"}).eval()
     images, modality = torch.rand(2, 3, 64, 32), torch.tensor([0, 1])
     before = method.features(images, modality)["global"]
-    converted = convert_sync_batchnorm(method).eval()
+    converted = synchronise_norms(method, Sampling(), modality.numpy()).eval()
     assert any(isinstance(module, nn.SyncBatchNorm) for module in converted.modules())
     assert not any(isinstance(module, nn.BatchNorm2d) for module in converted.modules())
     assert torch.allclose(converted.features(images, modality)["global"], before)
+    single = Sampling(kind="single")
+    synchronise_norms(method, single, np.zeros(3, np.int64))
+    with pytest.raises(InputError, match=r"leave a GPU without images of one modality.*sync_norm=false"):
+        synchronise_norms(method, single, np.array([0, 1]))

@@ -71,11 +71,6 @@ def inspect(
     return CheckReport(records, findings, summary(records), list(_notes(info, records)), verdict)
 
 
-def check(name: str, root: str | Path, strict: bool = True) -> list[Finding]:
-    """Return the findings of `inspect` without decoding images."""
-    return inspect(name, root, strict=strict).findings
-
-
 def _findings(info: DataSetInfo, records: Records) -> Iterator[Finding]:
     yield from count_findings(records, info.counts)
     yield from missing_files(records, info.title)

@@ -9,17 +9,22 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import NamedTuple, TypeVar, cast
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from lightning import Trainer
 from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
+from numpy.typing import NDArray
+from timm.layers import convert_sync_batchnorm
 from torch import nn
 
+from vireid.data.sampler import Sampling
 from vireid.errors import InputError
 
 T = TypeVar("T")
+M = TypeVar("M", bound=nn.Module)
 
 PATIENCE = timedelta(days=1)
 """How long ranks wait for rank zero while it ranks a test set."""
@@ -83,6 +88,20 @@ def build_strategy(launch: Launch) -> DDPStrategy | str:
     equal on all ranks by themselves, BatchNorm statistics are averaged by `average_statistics`.
     """
     return "auto" if launch.size == 1 else DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
+
+
+def synchronise_norms(method: M, sampling: Sampling, modality: NDArray[np.int64]) -> M:
+    """Let BatchNorm see the images of all ranks; `modality` (N,) is that of the training images.
+
+    Raises:
+        InputError: when a rank may draw no image of a modality while others wait for its share of that stem's norms.
+    """
+    if sampling.kind == "single" and len(np.unique(modality)) > 1:
+        raise InputError(
+            "sampling.kind=single can leave a GPU without images of one modality, for which the others would wait: set "
+            "sync_norm=false or sampling.kind=cross"
+        )
+    return cast(M, convert_sync_batchnorm(method))
 
 
 @dataclass

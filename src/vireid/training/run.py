@@ -15,7 +15,6 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from rich.console import Console
 from rich.markup import escape
-from timm.layers import convert_sync_batchnorm
 
 from vireid.bundle import BundleCard
 from vireid.data import find_dataset, open_dataset, require_root
@@ -38,7 +37,7 @@ from vireid.training.logs import open_log
 from vireid.training.module import TrainingModule
 from vireid.training.optim import build_optimizers
 from vireid.training.precision import loss_scaling
-from vireid.training.ranks import Launch, build_strategy, is_rank_zero, one_voice, plan_launch
+from vireid.training.ranks import Launch, build_strategy, is_rank_zero, one_voice, plan_launch, synchronise_norms
 from vireid.training.refine import FeatureSequences, RefinerBundles, RefinerModule, resolve_encoder
 
 Data = TrainingData | FeatureSequences
@@ -102,7 +101,7 @@ def _fit(recipe: Recipe, run: Path, checkpoint: Path | None, console: Console, l
     if isinstance(data, FeatureSequences):
         data.attach(method, trained=checkpoint is not None)
     if launch.size > 1 and recipe.sync_norm and default_device().type == "cuda":
-        method = convert_sync_batchnorm(method)
+        method = synchronise_norms(method, recipe.sampling, data.records.modality)
     precision = choose_precision(method, default_device(), recipe.precision)
     module = (RefinerModule if refines else TrainingModule)(method, recipe, precision, data.label_map.digest)
     card = _card(recipe, data, method)
