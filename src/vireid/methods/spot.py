@@ -124,6 +124,7 @@ class StructureAttention(nn.Module):
         self.value = nn.Linear(dim, dim, bias=False)
         self.norm = nn.BatchNorm2d(dim)
         self.scale = options.attention_dim**-0.5 if options.attn_scale == "sqrt" else 1.0
+        self.peak: Tensor | None = None
         self.on_identity = options.bn_on == "identity"
         if not self.on_identity:
             nn.init.zeros_(self.norm.weight)
@@ -132,7 +133,9 @@ class StructureAttention(nn.Module):
         """Return A (N, hw, hw), float32; phi is a 1x1 convolution of [F_I, F_S], split to spare the copy."""
         x = self.appearance(appearance)
         nodes = _nodes(self.phi(x if self.structure is None else x + self.structure(structure)))
-        return node_attention(self.key(nodes), self.query(nodes), self.scale)
+        attention = node_attention(self.key(nodes), self.query(nodes), self.scale)
+        self.peak = attention.detach().amax(2).mean()
+        return attention
 
     def forward(self, appearance: Tensor, structure: Tensor) -> Tensor:
         """Return f_IS."""
@@ -271,15 +274,20 @@ class SPOT(Method):
         return terms | self.term_losses(torch.cat(searched, dim=1), batch)
 
     def statistics(self) -> dict[str, Tensor]:
-        """Add the mean cosine of the part masks of the last batch: 1 means that all parts are one."""
-        own = {} if self._overlap is None else {"mask_cosine": self._overlap}
-        return own | super().statistics()
+        """Add the last batch's mean cosine of the part masks and mean of each node's largest weight in the attention.
+
+        At a cosine of 1 all parts are one; at a weight of 1 every node reads a single place and nothing is learned there.
+        """
+        found = {"mask_cosine": self._overlap, "attention_peak": None if self.asr is None else self.asr.peak}
+        return {name: value for name, value in found.items() if value is not None} | super().statistics()
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """`backbone`, `tpi` (the part transformer, which may want a lower rate) and `head` (the rest)."""
+        """`backbone`; `attention` (keys and queries) and `tpi`, which may want lower rates; `head` (the rest)."""
         backbone, head = super().parameter_groups()
-        own = [] if self.tpi is None else list(self.tpi.parameters())
-        return [backbone, head.without(own), ParameterGroup("tpi", own)]
+        attention = [] if self.asr is None else [*self.asr.key.parameters(), *self.asr.query.parameters()]
+        tpi = [] if self.tpi is None else list(self.tpi.parameters())
+        own = {"attention": attention, "tpi": tpi}
+        return [backbone, head.without([*attention, *tpi]), *(ParameterGroup(name, own[name]) for name in own)]
 
     def training_only(self) -> tuple[str, ...]:
         """The classifiers are not needed to search."""
