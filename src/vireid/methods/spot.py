@@ -276,7 +276,7 @@ class SPOT(Method):
     def statistics(self) -> dict[str, Tensor]:
         """Add the last batch's mean cosine of the part masks and mean of each node's largest weight in the attention.
 
-        At a cosine of 1 all parts are one; at a weight of 1 every node reads a single place and nothing is learned there.
+        At a cosine of 1 all parts are one; at a weight of 1 every node reads a single place.
         """
         found = {"mask_cosine": self._overlap, "attention_peak": None if self.asr is None else self.asr.peak}
         return {name: value for name, value in found.items() if value is not None} | super().statistics()
