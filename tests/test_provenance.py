@@ -49,6 +49,7 @@ def test_models_of_regdb_are_of_different_trials_and_of_their_own(subject):
     check_trials([subject("elsewhere", 1, 2, of="synthetic people: 8 identities")])
     wrong = {
         "first and again are scored on the same test people of RegDB: name one model": [first, subject("again", 1, 1)],
+        "first is named twice": [first, other, first],
         "not trained on trial 1 of RegDB, .* pass --option trial=N": [other, subject("third", 1, 2)],
         r"first and caj are no trials of one result \(method agw, method caj\)": [first, subject("caj", 2, 2, "caj")],
         "no trials of one result .data set regdb, data set llcm.": [first, subject("llcm", 2, 2, data="llcm")],

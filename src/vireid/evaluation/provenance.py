@@ -62,7 +62,7 @@ def check_trials(subjects: Sequence[Subject]) -> None:
     """Check that models are trials of one result: one data set and method, and one model a split where a split has one.
 
     Raises:
-        InputError: naming what differs, the people that are scored twice, or a model that may know its test people.
+        InputError: naming what differs, what is scored twice, or a model that may know its test people.
     """
     first = subjects[0]
     for other in subjects[1:]:
@@ -72,6 +72,12 @@ def check_trials(subjects: Sequence[Subject]) -> None:
                     f"{first.model} and {other.model} are no trials of one result ({mine}, {theirs}): "
                     "evaluate each by itself"
                 )
+    named: set[tuple[Path, Path | None]] = set()
+    for subject in subjects:
+        files = (subject.encoder.resolve(), subject.refiner and subject.refiner.resolve())
+        if files in named:
+            raise InputError(f"{subject.model} is named twice: its trials would count twice, name it once")
+        named.add(files)
     if not any(protocol.model_per_trial for protocol in first.protocols):
         return
     tested: dict[str, Path] = {}
