@@ -87,8 +87,8 @@ commit: with changes not yet committed.
 
 **How the classifiers are trained matters more than most parts.** With 2,000 identities and 16 of them in a batch, a row
 of an identity classifier has a gradient of its own once in 125 steps; Adam makes full steps of the noise in between.
-The synthetic recipes, Hi-CMD's and NFormer's apart, train classifiers by SGD, as the papers do, and everything else by
-AdamW. Rungs "by AdamW" show the other way.
+The synthetic recipes, Hi-CMD's and NFormer's apart, train classifiers and SPOT's keys and queries by SGD, as the papers
+do, and everything else by AdamW. Rungs "by AdamW" show the other way.
 
 ![Accuracy of each method, and accuracy against the cost of training and of an embedding](images/results.png)
 """
