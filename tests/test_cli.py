@@ -1,6 +1,7 @@
 """The command line: exit codes, one sentence an error."""
 
 import json
+import shutil
 import subprocess
 import sys
 from itertools import pairwise
@@ -81,7 +82,8 @@ def test_rerank_is_stamped(run, tmp_path):
 
 
 def test_several_models_are_trials_of_one_result(run, tmp_path):
-    evaluate(run, run, "--protocol", "cross", "--json", tmp_path / "o.json")
+    other = shutil.copytree(run, tmp_path / "other")
+    evaluate(run, other, "--protocol", "cross", "--json", tmp_path / "o.json")
     values = json.loads((tmp_path / "o.json").read_text())
     assert values["trials"][0] == values["trials"][1]
     assert values["sd"]["mAP"] == 0
