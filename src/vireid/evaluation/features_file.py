@@ -18,8 +18,15 @@ from vireid.records import Modality, Records
 
 REQUIRED = ("features", "pid", "camid", "modality")
 UNREADABLE = (
-    *(ValueError, TypeError, LookupError, EOFError, NotImplementedError, OSError),
-    *(BadZipFile, zlib.error, MatReadError),
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    NotImplementedError,
+    OSError,
+    BadZipFile,
+    zlib.error,
+    MatReadError,
 )
 """What NumPy, pandas and SciPy raise for a file that is torn, empty or of another kind."""
 

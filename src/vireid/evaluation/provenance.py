@@ -72,24 +72,19 @@ def check_trials(subjects: Sequence[Subject]) -> None:
                     f"{first.model} and {other.model} are no trials of one result ({mine}, {theirs}): "
                     "evaluate each by itself"
                 )
-    named: set[tuple[Path, Path | None]] = set()
+    by_split = any(protocol.model_per_trial for protocol in first.protocols)
+    scored: dict[object, Path] = {}
     for subject in subjects:
-        files = (subject.encoder.resolve(), subject.refiner and subject.refiner.resolve())
-        if files in named:
-            raise InputError(f"{subject.model} is named twice: its trials would count twice, name it once")
-        named.add(files)
-    if not any(protocol.model_per_trial for protocol in first.protocols):
-        return
-    tested: dict[str, Path] = {}
-    for subject in subjects:
-        _check_own_split(subject)
-        people = _people(subject.records, "test")
-        if people in tested:
-            raise InputError(
-                f"{tested[people]} and {subject.model} are scored on the same test people of "
-                f"{find_dataset(subject.data).title}: name one model a trial"
-            )
-        tested[people] = subject.model
+        if by_split:
+            _check_own_split(subject)
+            trial: object = _people(subject.records, "test")
+            fault = f"are scored on the same test people of {find_dataset(subject.data).title}: name one model a trial"
+        else:
+            trial = (subject.encoder.resolve(), subject.refiner and subject.refiner.resolve())
+            fault = "are one model, whose trials would count twice: name it once"
+        if trial in scored:
+            raise InputError(f"{scored[trial]} and {subject.model} {fault}")
+        scored[trial] = subject.model
 
 
 def _check_own_split(subject: Subject) -> None:

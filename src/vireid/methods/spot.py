@@ -133,13 +133,13 @@ class StructureAttention(nn.Module):
         """Return A (N, hw, hw), float32; phi is a 1x1 convolution of [F_I, F_S], split to spare the copy."""
         x = self.appearance(appearance)
         nodes = _nodes(self.phi(x if self.structure is None else x + self.structure(structure)))
-        attention = node_attention(self.key(nodes), self.query(nodes), self.scale)
-        self.peak = attention.detach().amax(2).mean()
-        return attention
+        return node_attention(self.key(nodes), self.query(nodes), self.scale)
 
     def forward(self, appearance: Tensor, structure: Tensor) -> Tensor:
         """Return f_IS."""
         attention = self.attention(appearance, structure)
+        if self.training:
+            self.peak = attention.detach().amax(2).mean()
         with torch.autocast(appearance.device.type, enabled=False):
             appearance = appearance.to(attention.dtype)
             if self.on_identity:
@@ -286,8 +286,8 @@ class SPOT(Method):
         backbone, head = super().parameter_groups()
         attention = [] if self.asr is None else [*self.asr.key.parameters(), *self.asr.query.parameters()]
         tpi = [] if self.tpi is None else list(self.tpi.parameters())
-        own = {"attention": attention, "tpi": tpi}
-        return [backbone, head.without([*attention, *tpi]), *(ParameterGroup(name, own[name]) for name in own)]
+        rest = head.without([*attention, *tpi])
+        return [backbone, rest, ParameterGroup("attention", attention), ParameterGroup("tpi", tpi)]
 
     def training_only(self) -> tuple[str, ...]:
         """The classifiers are not needed to search."""
