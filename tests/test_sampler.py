@@ -74,12 +74,24 @@ def test_unequal_counts(seed, visible, infrared, identities):
         assert (modality[batch] == 1).sum() == identities * infrared
 
 
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_pairs_then_identities_of_one_modality_by_turns(size):
+    labels, modality = table(12, 8, 8)
+    full, few = Sampling(identities=12, visible=1, infrared=1), Sampling(identities=12, pairs=6, visible=1, infrared=1)
+    draws = [epoch_batches(labels, modality, few, seed=0, epoch=1, rank=r, world_size=size) for r in range(size)]
+    for whole, *parts in zip(epoch_batches(labels, modality, full, seed=0, epoch=1), *draws, strict=True):
+        visible, infrared = whole[:12], whole[12:]
+        assert sorted(np.concatenate(parts)) == sorted([*visible[:6], *visible[6::2], *infrared[:6], *infrared[7::2]])
+        assert all((np.unique(labels[part], return_counts=True)[1] == 2).sum() == 6 // size for part in parts)
+
+
 @pytest.mark.parametrize(
     ("sampling", "world_size", "sentence"),
     [
         (Sampling(identities=11), 1, "needs sampling.identities=11 identities with images in every sampled modality"),
         (Sampling(kind="single", identities=11), 1, "the training set has 10"),
-        (Sampling(identities=9), 2, "cannot be divided over 2 devices"),
+        (Sampling(identities=9), 2, "sampling.identities=9 cannot be divided over 2 devices"),
+        (Sampling(identities=8, pairs=3), 2, "sampling.pairs=3 cannot be divided over 2 devices"),
     ],
 )
 def test_sampling_errors(sampling, world_size, sentence):
@@ -93,3 +105,8 @@ def test_a_modality_without_images_and_a_batch_without_images_are_named():
     for wrong in ({"visible": 0, "infrared": 0}, {"kind": "single", "visible": 0}):
         with pytest.raises(ValueError, match="a batch holds no image"):
             Sampling(**wrong)
+    for wrong in ({"kind": "single"}, {"infrared": 0}):
+        with pytest.raises(ValueError, match=r"sampling.pairs needs images of both modalities"):
+            Sampling(pairs=2, **wrong)
+    with pytest.raises(ValueError, match=r"sampling.pairs=9 exceeds sampling.identities=8"):
+        Sampling(pairs=9)

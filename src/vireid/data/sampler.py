@@ -19,20 +19,34 @@ class Sampling(Options):
     """How a batch is drawn.
 
     `cross`: P identities, for each `visible` and `infrared` images with replacement, visible rows first (AGW's
-    cross-modality sampler). `single`: P identities x `visible` images of any modality, every image at most once an
-    epoch (the survey's single-modality sampler).
+    cross-modality sampler); with `pairs`, the identities after these have one modality, by turns visible and infrared
+    (Hi-CMD's negatives). `single`: P identities x `visible` images of any modality, every image at most once an epoch
+    (the survey's single-modality sampler).
     """
 
     kind: Literal["cross", "single"] = "cross"
     identities: int = Field(8, gt=0, description="P, over all devices")
     visible: int = Field(4, ge=0, description="images an identity; the K of `single`")
     infrared: int = Field(4, ge=0, description="images an identity")
+    pairs: int | None = Field(
+        None, gt=0, description="identities, over all devices, with images of both modalities; default: all P"
+    )
     steps: int | None = Field(None, gt=0, description="batches an epoch; default: what the papers use")
 
     @model_validator(mode="after")
     def _draws_images(self) -> Sampling:
         if not self.visible and (self.kind == "single" or not self.infrared):
             raise ValueError("a batch holds no image: set sampling.visible (the K of kind=single) to 1 or more")
+        return self
+
+    @model_validator(mode="after")
+    def _draws_pairs(self) -> Sampling:
+        if self.pairs is None:
+            return self
+        if self.kind == "single" or not (self.visible and self.infrared):
+            raise ValueError("sampling.pairs needs images of both modalities: set kind=cross, visible and infrared")
+        if self.pairs > self.identities:
+            raise ValueError(f"sampling.pairs={self.pairs} exceeds sampling.identities={self.identities}: lower it")
         return self
 
 
@@ -59,16 +73,15 @@ def epoch_batches(
         rank, world_size: this process and the number of them.
 
     Raises:
-        InputError: when there are too few identities, or P cannot be divided over the ranks.
+        InputError: when there are too few identities, or P or `pairs` cannot be divided over the ranks.
     """
-    if sampling.identities % world_size:
-        raise InputError(
-            f"sampling.identities={sampling.identities} cannot be divided over {world_size} devices: use a multiple"
-        )
+    for name in ("identities", "pairs"):
+        count = getattr(sampling, name)
+        if count is not None and count % world_size:
+            raise InputError(f"sampling.{name}={count} cannot be divided over {world_size} devices: use a multiple")
     rng = np.random.default_rng((seed, epoch))
     draw = _cross_batches if sampling.kind == "cross" else _single_batches
-    mine = slice(rank, None, world_size)
-    return [np.concatenate([part[mine].ravel() for part in parts]) for parts in draw(labels, modality, sampling, rng)]
+    return draw(labels, modality, sampling, rng, slice(rank, None, world_size))
 
 
 def steps_per_epoch(modality: Indices, sampling: Sampling) -> int:
@@ -80,29 +93,30 @@ def steps_per_epoch(modality: Indices, sampling: Sampling) -> int:
 
 
 def _cross_batches(
-    labels: Indices, modality: Indices, sampling: Sampling, rng: np.random.Generator
-) -> list[list[Indices]]:
+    labels: Indices, modality: Indices, sampling: Sampling, rng: np.random.Generator, mine: slice
+) -> list[Indices]:
     wanted = [(m, k) for m, k in ((Modality.VISIBLE, sampling.visible), (Modality.INFRARED, sampling.infrared)) if k]
     for m, _ in wanted:
         if not (modality == m).any():
             raise InputError(f"no {m} image to train on: set sampling.{m}=0, sampling.kind=single, or add images")
-    tables = [(_rows_by_label(labels, modality == m), k) for m, k in wanted]
-    usable = np.flatnonzero(np.all([counts > 0 for (_, _, counts), _ in tables], axis=0))
+    turn = np.arange(sampling.identities) - (sampling.pairs or sampling.identities)
+    tables = [(_rows_by_label(labels, modality == m), k, (turn < 0) | (turn % len(Modality) == m)) for m, k in wanted]
+    usable = np.flatnonzero(np.all([counts > 0 for (_, _, counts), _, _ in tables], axis=0))
     _require_identities(len(usable), sampling.identities, "images in every sampled modality")
-    batches: list[list[Indices]] = []
+    batches: list[Indices] = []
     for _ in range(steps_per_epoch(modality, sampling)):
         chosen = rng.permutation(usable)[: sampling.identities]
         parts = []
-        for (rows, starts, counts), k in tables:
+        for (rows, starts, counts), k, shown in tables:
             pick = rng.integers(counts[chosen][:, None], size=(len(chosen), k))
-            parts.append(rows[starts[chosen][:, None] + pick])
-        batches.append(parts)
+            parts.append(rows[starts[chosen][:, None] + pick][mine][shown[mine]].ravel())
+        batches.append(np.concatenate(parts))
     return batches
 
 
 def _single_batches(
-    labels: Indices, modality: Indices, sampling: Sampling, rng: np.random.Generator
-) -> list[list[Indices]]:
+    labels: Indices, modality: Indices, sampling: Sampling, rng: np.random.Generator, mine: slice
+) -> list[Indices]:
     k = sampling.visible
     rows, starts, counts = _rows_by_label(labels, np.ones(len(labels), dtype=bool))
     _require_identities(int((counts > 0).sum()), sampling.identities, "images")
@@ -112,11 +126,11 @@ def _single_batches(
         if 0 < count < k:
             own = rng.choice(own, k)
         groups.append([own[i : i + k] for i in range(0, len(own) - k + 1, k)])
-    batches: list[list[Indices]] = []
+    batches: list[Indices] = []
     alive = [label for label, own in enumerate(groups) if own]
     while len(alive) >= sampling.identities and len(batches) != sampling.steps:
         chosen = rng.choice(alive, sampling.identities, replace=False)
-        batches.append([np.stack([groups[label].pop() for label in chosen])])
+        batches.append(np.concatenate([groups[label].pop() for label in chosen][mine]))
         alive = [label for label in alive if groups[label]]
     return batches
 

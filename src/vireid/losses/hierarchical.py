@@ -76,42 +76,32 @@ def hfl_rows(pid: Tensor, negatives: Tensor, generated: bool = True, mixed: bool
     return HFLRows(*(torch.cat(column) for column in (prototype, style, label, anchors)))
 
 
-def choose_rows(pid: Tensor, modality: Tensor, pairs: int, rank: int = 0, size: int = 1) -> tuple[Tensor, Tensor]:
+def choose_rows(pid: Tensor, modality: Tensor, size: int = 1) -> tuple[Tensor, Tensor]:
     """Choose a batch's pairs and negatives: one image of an identity and modality, the first.
-
-    Several ranks, to which the identities of a batch are dealt out in turn, choose together what one would choose.
 
     Args:
         pid, modality: (N,), this rank's.
-        pairs: of all ranks.
-        rank, size: this process and the number of them.
+        size: number of ranks, which must choose equally many: the sampler sees to that when it draws the negatives.
 
     Returns:
-        rows (2, B) of the first `pairs` identities that have both modalities, and rows (K,) of one image of every other
-        identity, by turns visible and infrared; the visible ones stand first.
+        rows (2, B) of the identities that have both modalities, and rows (K,) of the others, the visible ones first.
 
     Raises:
-        InputError: when no identity (on several ranks, not every one) has both modalities, or `pairs` cannot be divided
-            over the ranks.
+        InputError: when no identity has both modalities or, on several ranks, one has two images of one modality alone.
     """
-    if pairs % size:
-        raise InputError(f"options.pairs={pairs} cannot be divided over {size} devices: use a multiple")
     found: dict[int, dict[int, int]] = {}
-    kinds = modality.tolist()
-    for row, (identity, kind) in enumerate(zip(pid.tolist(), kinds, strict=True)):
+    labels, kinds = pid.tolist(), modality.tolist()
+    for row, (identity, kind) in enumerate(zip(labels, kinds, strict=True)):
         found.setdefault(identity, {}).setdefault(kind, row)
-    both = [rows for rows in found.values() if len(rows) == len(Modality)]
-    if not both or (size > 1 and len(both) < len(found)):
+    paired = [rows for rows in found.values() if len(rows) == len(Modality)]
+    by_chance = size > 1 and any(len(rows) == 1 and labels.count(identity) > 1 for identity, rows in found.items())
+    if not paired or by_chance:
         raise InputError(
-            f"method hicmd exchanges codes within an identity and {len(both)} of {len(found)} identities of the batch "
-            "have both modalities: set sampling.visible=1 and sampling.infrared=1"
+            f"method hicmd exchanges codes within an identity and {len(paired)} of {len(found)} identities of the "
+            "batch have both modalities: set sampling.kind=cross, sampling.visible=1, sampling.infrared=1 "
+            "and sampling.pairs"
         )
-    paired = both[: pairs // size]
-    others = [rows for rows in found.values() if rows not in paired]
-    turns = range(rank, size * len(others), size)
-    negatives = [
-        rows.get(turn % len(Modality), next(iter(rows.values()))) for turn, rows in zip(turns, others, strict=True)
-    ]
+    negatives = [row for rows in found.values() if len(rows) < len(Modality) for row in rows.values()]
     negatives.sort(key=kinds.__getitem__)
     chosen = [[rows[m] for rows in paired] for m in Modality]
     return torch.tensor(chosen, device=pid.device), torch.tensor(negatives, device=pid.device, dtype=torch.int64)

@@ -77,9 +77,6 @@ class HiCMDOptions(Options):
     embedding_dim: int = Field(2048, gt=0, description="of f1, the search feature")
     metric_dim: int = Field(1024, gt=0, description="of f2, the triplet's feature")
     dropout: float = Field(0.5, ge=0, lt=1)
-    pairs: int = Field(
-        2, gt=0, description="identities of a batch, over all devices, that give a pair; the others give a negative"
-    )
     same_style: Literal["swapped", "own"] = Field("swapped", description="own = printed in the paper")
     cycle_codes: Literal["prototype", "all"] = Field("prototype", description="re-encoded ones; all = printed")
     adversarial: Adversarial = Field("lsgan", description="bce = printed in the paper")
@@ -232,8 +229,8 @@ class HiCMD(Method):
     def _first_pass(self, batch: Batch, w: HiCMDWeights) -> FirstPass:
         """Encode the pairs and decode what is used of the swap table; its last entry changes the illumination alone."""
         o = self.options
-        ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        rows, negatives = choose_rows(batch.pid, batch.modality, o.pairs, *ranks)
+        size = dist.get_world_size() if dist.is_initialized() else 1
+        rows, negatives = choose_rows(batch.pid, batch.modality, size)
         first = FirstPass(batch.images[rows], batch.pid[rows], batch.take(negatives))
         augments = w.identify and o.generated_rows
         if not (w.generate or augments):
