@@ -59,16 +59,25 @@ def finish(arguments, log):
 
 
 def kill(child, run, epochs, moment):
-    """Kill a child after it has made `epochs`, in `moment` seconds or, for None, while it writes a checkpoint."""
+    """Kill a child after it has made `epochs`, in `moment` seconds or, for None, while it writes a checkpoint.
+
+    It is stopped first, so that a file that is being written is still there when it dies.
+    """
     since, goal = time.perf_counter(), trained_epochs(latest_checkpoint(run)) + epochs
     while os.waitpid(child, os.WNOHANG) == (0, 0):
         torn = [path for path in run.glob("checkpoints/.*.tmp") if f".{child}." in path.name]
         if trained_epochs(latest_checkpoint(run)) < goal:
             since = time.perf_counter()
         elif torn if moment is None else time.perf_counter() - since > moment:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            return "writing a checkpoint" if any(path.exists() for path in torn) else "between writes"
+            os.kill(child, signal.SIGSTOP)
+            if not os.WIFSTOPPED(os.waitpid(child, os.WUNTRACED)[1]):
+                return None
+            writing = any(path.exists() for path in torn)
+            hit = writing or moment is not None
+            os.kill(child, signal.SIGKILL if hit else signal.SIGCONT)
+            if hit:
+                os.waitpid(child, 0)
+                return "writing a checkpoint" if writing else "between writes"
         time.sleep(0.0005)
     return None
 
