@@ -130,12 +130,19 @@ def section(ladder: str, entries: Entries) -> str:
     for spectrum in SPECTRA:
         seen = [e for e in entries if e["spectrum"] == spectrum]
         if seen:
-            stamps = sorted({(e["commit"], e["date"], e["cpu"], e["epochs"]) for e in seen})
-            made = "; ".join(f"commit {c}, {d}, {cpu}, {n} epochs" for c, d, cpu, n in stamps)
-            lines += [f"{spectrum.upper()}, {seen[0]['data'].get('preset', '')}; {made}\n", *head("rung", *HEADER)]
+            lines += [f"{spectrum.upper()}, {provenance(seen)}.\n", *head("rung", *HEADER)]
             runs = {rung: [e for e in seen if e["rung"] == rung] for rung in own["rungs"]}
             lines += [*(cells(rung, *scores(found)) for rung, found in runs.items() if found), ""]
     return "\n".join(lines)
+
+
+def provenance(entries: Entries) -> str:
+    """What some runs were trained on and for how long, when, where and of which commits."""
+    told = {key: sorted({e[key] for e in entries}) for key in ("epochs", "date", "cpu", "commit")}
+    preset = entries[0]["data"].get("preset", "")
+    days = " to ".join(dict.fromkeys((told["date"][0], told["date"][-1])))
+    epochs = " or ".join(str(count) for count in told["epochs"])
+    return f"{preset}, {epochs} epochs, {days}, {', '.join(told['cpu'])}; commits {', '.join(told['commit'])}"
 
 
 def readme_table(entries: Entries, headings: tuple[str, str]) -> str:
