@@ -82,8 +82,9 @@ on this data, at this size of training; it is no prediction for SYSU-MM01 or Reg
 standard deviation over seeds, in percent, of the last checkpoint on test identities never seen in training: no flip
 unless the recipe says so, no re-ranking or refinement unless the line says so, no selection on the test set. Written by
 `python benchmarks/compare.py write` from the files in `benchmarks/results`, which `compare.py run` and `ladder.py`
-make. A line of one seed has no spread: differences of a few points between such lines mean nothing. A `+` after a
-commit: with changes not yet committed.
+make. A line of one seed has no spread: differences of a few points between such lines mean nothing. An equal seed gives
+equal figures on one machine only: six trainings repeated on another moved by up to 2.7 points of rank-1 and 1.5 of mAP.
+A `+` after a commit: with changes not yet committed.
 
 **How the classifiers are trained matters more than most parts.** With 2,000 identities and 16 of them in a batch, a row
 of an identity classifier has a gradient of its own once in 125 steps; Adam makes full steps of the noise in between.
