@@ -3,7 +3,7 @@
     vireid synth --preset synthetic-v1 --out data/synthetic-v1
     python benchmarks/compare.py run --root data/synthetic-v1       # every method, spectrum and seed
     python benchmarks/compare.py cost --root data/synthetic-v1      # time of a training step and of an embedding
-    python benchmarks/compare.py write                              # docs/results.md, its figure, the READMEs' table
+    python benchmarks/compare.py write                              # docs/results.md, its figure, the tables elsewhere
 
 `run` trains the whole method of every ladder that has no file in --results yet, which is what is published by default;
 it can be started again at any time, and several times side by side. `write` takes its numbers from the files in

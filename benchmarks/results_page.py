@@ -1,4 +1,4 @@
-"""docs/results.md, its figure and the READMEs' table, made of the files in benchmarks/results and of nothing else."""
+"""docs/results.md, its figure, the READMEs' and the shipped model's tables, of benchmarks/results and nothing else."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ PAPER = "paper: SYSU-MM01 all-search, RegDB visible to thermal, rank-1 / mAP"
 COSTS = {"train_ms": "training step, ms an image", "embed_ms": "embedding, ms an image"}
 MARKS = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
 READMES = {"README.md": ("method", "seeds"), "README.zh-CN.md": ("方法", "种子数")}
+SHIPPED = ", started from vireid-lite0"
 LEADER = {"arrowstyle": "-", "lw": 0.4, "color": "grey"}
 Entries = list[dict[str, Any]]
 
@@ -62,17 +63,18 @@ def contenders(ladders: list[str] | tuple[str, ...]) -> list[Line]:
 
 
 def write() -> None:
-    """Write docs/results.md, its figure and the table of both READMEs."""
+    """Write docs/results.md, its figure, and the tables of both READMEs and of the shipped model's page."""
     entries = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.*.*.*.json"))]
     costs = json.loads(COST.read_text()) if COST.exists() else {}
     page = [INTRODUCTION, *(side_by_side(spectrum, entries, costs) for spectrum in SPECTRA), notes(costs)]
     page += [section(ladder, [e for e in entries if e["ladder"] == ladder]) for ladder in LADDERS]
     write_text(ROOT / "docs" / "results.md", "\n".join(part for part in page if part))
     figure(ranked("nir", entries), costs).savefig(ROOT / "docs" / "images" / "results.png", dpi=120)
-    for name, headings in READMES.items():
-        text, table = (ROOT / name).read_text(encoding="utf-8"), readme_table(entries, headings)
+    tables = {name: readme_table(entries, headings) for name, headings in READMES.items()}
+    for name, table in {**tables, "docs/shipped-model.md": starts(entries)}.items():
+        text = (ROOT / name).read_text(encoding="utf-8")
         write_text(ROOT / name, MARKS.sub(lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text))
-    Console().print(f"{len(entries)} results in docs/results.md, docs/images/results.png and the READMEs")
+    Console().print(f"{len(entries)} results in docs/results.md, docs/images/results.png and the tables elsewhere")
 
 
 INTRODUCTION = """# Results on synthetic data
@@ -157,12 +159,37 @@ def readme_table(entries: Entries, headings: tuple[str, str]) -> str:
     return "\n".join(lines)
 
 
+def starts(entries: Entries) -> str:
+    """Each method from ImageNet weights and from the shipped model's, near infrared, equal seeds, best mAP first."""
+    near = [e for e in entries if e["spectrum"] == "nir"]
+    lines = (Line(ladder, rung) for ladder in LADDERS for rung in definition(ladder)["rungs"] if rung.endswith(SHIPPED))
+    found = {line: of(near, line) for line in lines}
+    table = head("method", "start", *HEADER)
+    for line in best_first(found):
+        own, seeds = definition(line.ladder), {e["seed"] for e in found[line]}
+        rung = line.rung.removesuffix(SHIPPED)
+        plain = of(near, Line(line.ladder, rung if rung in own["rungs"] else own["whole"]))
+        link = f"[{own['title']}](methods/{own['recipe']}.md)"
+        table.append(cells(link, "ImageNet", *scores([e for e in plain if e["seed"] in seeds])))
+        table.append(cells("", "**vireid-lite0**", *scores(found[line])))
+    return "\n".join(table)
+
+
 def ranked(spectrum: str, entries: Entries) -> dict[Line, Entries]:
     """Return the runs of each line of the comparison that has any, best mAP from infrared to visible first."""
-    runs = {line: [e for e in entries if (e["ladder"], e["rung"]) == line] for line in contenders(LADDERS)}
-    own = {line: [e for e in found if e["spectrum"] == spectrum] for line, found in runs.items()}
-    order = sorted((line for line in own if own[line]), key=lambda line: -float(values(own[line], "mAP").mean()))
-    return {line: own[line] for line in order}
+    own = [e for e in entries if e["spectrum"] == spectrum]
+    return best_first({line: of(own, line) for line in contenders(LADDERS)})
+
+
+def of(entries: Entries, line: Line) -> Entries:
+    """Return a line's runs."""
+    return [e for e in entries if (e["ladder"], e["rung"]) == line]
+
+
+def best_first(found: dict[Line, Entries]) -> dict[Line, Entries]:
+    """Return the lines that have runs, best mAP from infrared to visible first."""
+    order = sorted((line for line in found if found[line]), key=lambda line: -float(values(found[line], "mAP").mean()))
+    return {line: found[line] for line in order}
 
 
 def scores(runs: Entries) -> list[str]:
