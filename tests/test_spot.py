@@ -179,6 +179,14 @@ def test_masks_that_share_the_nodes():
     assert torch.allclose(cosines, torch.zeros(2, 6), atol=1e-6)
 
 
+def test_hard_part_without_a_node_is_zero_and_keeps_its_gradient_small():
+    logits = torch.tensor([2.0, 1, -5]).view(1, 3, 1, 1).expand(1, 3, 4, 2).clone().requires_grad_()
+    parts = pool_parts(torch.rand(1, 5, 4, 2), part_masks(logits, "hard"))
+    assert torch.equal(parts[0, 1:], torch.zeros(2, 5))
+    (gradient,) = torch.autograd.grad(parts.sum(), logits)
+    assert 0 < gradient.abs().max() < 10
+
+
 def test_sine_positions():
     expected = [[0, 1, 0, 1], [0.841471, 0.540302, 0.00999983, 0.99995], [0.909297, -0.416147, 0.01999867, 0.9998]]
     assert torch.allclose(sine_positions(3, 4), torch.tensor(expected), atol=1e-6)

@@ -27,10 +27,13 @@ def part_masks(logits: Tensor, kind: MaskKind) -> Tensor:
 
 
 def pool_parts(appearance: Tensor, masks: Tensor, norm: MaskNorm = "masked") -> Tensor:
-    """Return `f_i = sum_hw M^i_hw F_hw / K^i`, (N, C, h, w), (N, p, h, w) -> (N, p, C)."""
+    """Return `f_i = sum_hw M^i_hw F_hw / K^i`, (N, C, h, w), (N, p, h, w) -> (N, p, C); an empty mask gives 0."""
     with torch.autocast(appearance.device.type, enabled=False):
         sums = torch.einsum("bphw,bchw->bpc", masks, widen(appearance))
-    return sums / masks[0, 0].numel() if norm == "area" else sums / (masks.sum((2, 3)) + 1e-6)[..., None]
+    if norm == "area":
+        return sums / masks[0, 0].numel()
+    area = masks.sum((2, 3))
+    return sums / (area + torch.where(area > 0, 1e-6, 1.0))[..., None]
 
 
 def mask_cosines(masks: Tensor) -> Tensor:
