@@ -294,7 +294,7 @@ def test_published_size():
 
 def test_position_resize():
     table = torch.randn(1, 1 + 6, 3)
-    assert torch.equal(resize_positions(table, (3, 2), (3, 2)), table)
+    assert resize_positions(table, (3, 2), (3, 2)) is table
     rows = torch.arange(14.0)[:, None].expand(14, 14).reshape(1, 196, 1)
     for kind in ("bilinear", "bicubic"):
         resized = resize_positions(torch.cat([table[:, :1, :1], rows], 1), (14, 14), (21, 10), kind)
@@ -302,6 +302,8 @@ def test_position_resize():
         grid = resized[0, 1:, 0].reshape(21, 10)
         assert (grid.diff(dim=0) > 0).all()
         assert grid.diff(dim=1).abs().max() < 1e-4
+        square = resize_positions(torch.cat([table[:, :1, :1], rows[:, :16]], 1), (8, 2), (4, 4), kind)
+        assert not torch.equal(square[:, 1:], rows[:, :16])  # as many positions, another grid
 
 
 @pytest.mark.parametrize("where", ["all", "patches"])

@@ -7,8 +7,9 @@ from typing import Literal, cast
 
 import timm
 import torch
+import torch.nn.functional as F
 from pydantic import Field
-from timm.layers import PatchEmbed, resample_abs_pos_embed
+from timm.layers import PatchEmbed
 from timm.models import checkpoint_seq
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
@@ -136,9 +137,11 @@ def resize_positions(
     Returns:
         (1, 1 + h' w', D); the table itself when the grids are equal.
     """
-    return resample_abs_pos_embed(
-        table, list(target), list(source), interpolation=interpolation, antialias=interpolation == "bicubic"
-    )
+    if source == target:
+        return table
+    grid = table[:, 1:].unflatten(1, source).permute(0, 3, 1, 2)
+    grid = F.interpolate(grid, target, mode=interpolation, antialias=interpolation == "bicubic")
+    return torch.cat([table[:, :1], grid.flatten(2).transpose(1, 2)], 1)
 
 
 def map_shape(module: nn.Module, size: tuple[int, int]) -> tuple[int, int, int]:
