@@ -664,6 +664,17 @@ def test_nothing_n_by_n_is_held(options):
     assert 512 * n / 2 <= watch.elements < n * n / 2
 
 
+def test_local_holds_few_sequences_at_a_time():
+    method, kinds = refiner(input_dim=64), (torch.ones(320, dtype=torch.int64), torch.zeros(60, dtype=torch.int64))
+    query, gallery = randn(320, 64, dtype=torch.float32), randn(60, 64, seed=1, dtype=torch.float32)
+    distances = -(query @ gallery.T).double().numpy()
+    refinement = Refinement(method, RefineOptions(mode="local", top=50))
+    with Largest() as watch:
+        table = refinement.rerank(distances.__getitem__, query, gallery, *kinds)(slice(0, 320))
+    assert (table.dtype, table.shape) == (torch.float64, (320, 60))
+    assert watch.elements < 320 * 50 * 64 / 2
+
+
 def test_isolated_draws_share_the_lists_of_the_gallery(monkeypatch):
     module, listed = transformer(**PER_MODALITY), []
     monkeypatch.setattr(module, "lists", lambda *sides: listed.append(1) or NeighborTransformer.lists(module, *sides))

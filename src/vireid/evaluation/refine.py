@@ -125,19 +125,25 @@ class Refinement:
         gallery_modality: Tensor,
     ) -> DistanceBlock:
         """Return distances of which each query's `top` smallest are ranked anew, all of them before the others."""
+        device = self.refiner.neck.weight.device
+        left, right = (self.refiner.tokens(side.to(device)) for side in (query, gallery))
+        query_modality, gallery_modality = query_modality.to(device), gallery_modality.to(device)
 
+        @torch.inference_mode()
         def block(rows: slice) -> Tensor:
             table = torch.as_tensor(distances(rows)).clone()
             best = table.topk(min(self.options.top, table.shape[1]), dim=1, largest=False)
-            scores = rerank_top(
-                self.refiner,
-                query[rows],
-                gallery[best.indices],
-                query_modality[rows],
-                gallery_modality[best.indices],
-                self.options,
-            )
-            anew = torch.lerp(best.values, 1 - scores, self.options.blend)
+            few = (part.split(SEQUENCES) for part in (left[rows], query_modality[rows], best.indices))
+            scores = [
+                _local_scores(
+                    self.refiner,
+                    torch.cat([own[:, None], right[top]], 1),
+                    torch.cat([kind[:, None], gallery_modality[top]], 1),
+                    self.options,
+                )
+                for own, kind, top in zip(*few, strict=True)
+            ]
+            anew = torch.lerp(best.values, 1 - torch.cat(scores).to(table), self.options.blend)
             before = best.values.amin(1, keepdim=True) - 1 - anew.amax(1, keepdim=True)
             return table.scatter_(1, best.indices, anew + before)
 
