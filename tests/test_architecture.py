@@ -9,7 +9,7 @@ import vireid
 SOURCE = Path(vireid.__file__).parent
 BASE = "errors options records files progress weights __version__"
 MODEL = "nn losses methods"
-TRAINED = f"{MODEL} data recipe bundle embedder embed precision environment"
+TRAINED = f"{MODEL} data recipe bundle embedder embed precision allocator environment"
 EVALUATED = f"{TRAINED} evaluation synth"
 
 ARROWS = {
@@ -19,6 +19,7 @@ ARROWS = {
     "progress": "",
     "records": "errors",
     "precision": "",
+    "allocator": "",
     "environment": "",
     "weights": "",
     "weights_import": f"{MODEL} bundle",
@@ -29,7 +30,7 @@ ARROWS = {
     "data": "",
     "recipe": f"{MODEL} data",
     "bundle": MODEL,
-    "embedder": f"{MODEL} data bundle precision",
+    "embedder": f"{MODEL} data bundle precision allocator",
     "embed": "data embed_parts onnx_embedder",
     "embed_parts": "data embedder onnx_embedder",
     "embed_ray": "embed_parts",

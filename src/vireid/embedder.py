@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vireid.allocator import keep_freed_memory
 from vireid.bundle import BundleCard, load_bundle
 from vireid.data.augment import flip_keypoints
 from vireid.data.datamodule import ImageBatches, image_source, loader
@@ -114,6 +115,7 @@ class Embedder:
             cache: keep decoded images, those of all records, in the image cache.
             progress: called with (images done, N).
         """
+        keep_freed_memory(self.device)
         self._warn(pose_notice(self.method, records.keypoints, len(records)))
         dataset = ImageBatches(records, image_source(records, self.image_size, cache), records.pid)
         rows = np.arange(len(records)) if rows is None else rows

@@ -1,0 +1,33 @@
+"""Freed blocks come back from the heap instead of from the system."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import platform, resource, torch
+from vireid.allocator import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(2_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+given_back = faults()
+keep_freed_memory(torch.device("cpu"))
+faults()
+print(platform.libc_ver()[0], given_back, faults())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc")
+def test_large_blocks_are_cleared_by_the_system_once():
+    plain = {name: value for name, value in os.environ.items() if name not in ("LD_PRELOAD", "MALLOC_CONF")}
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, env=plain)
+    libc, given_back, kept = done.stdout.split()
+    if libc != "glibc":
+        pytest.skip(libc)
+    assert 4 * int(kept) < int(given_back)
