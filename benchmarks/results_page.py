@@ -241,7 +241,7 @@ def figure(found: dict[Line, Entries], costs: dict[str, Any]) -> Figure:
                 lowest = min(place[1], lowest - 3)
                 axis.plot(*place, "o", color="C0")
                 axis.annotate(f"   {line.title}", place, (place[0], lowest), fontsize=7, va="center", arrowprops=LEADER)
-        axis.margins(x=0.45)
+        axis.set_xlim(0, 1.6 * axis.dataLim.x1)
         axis.set_xlabel(name)
         axis.set_ylabel("mAP, %")
         axis.grid(alpha=0.3)
