@@ -134,12 +134,12 @@ def top_path_distances(x: Tensor, y: Tensor, top: Tensor, metric: StripeMetric =
         (N, M) distances.
     """
     out = x.new_full((len(x), len(y)), torch.inf)
-    a, b = metric.normalize(x), metric.normalize(y)
-    rows = max(1, budget // max(1, top.shape[1] * b[:1].nbytes))
+    a, b = (metric.normalize(stripes).transpose(0, 1) for stripes in (x, y))
+    rows = max(1, budget // max(1, top.shape[1] * b[:, :1].nbytes))
     with torch.no_grad():
         for i in range(0, len(x), rows):
-            own, chosen = a[i : i + rows, None].permute(2, 0, 1, 3), b[top[i : i + rows]].permute(2, 0, 1, 3)
-            out[i : i + rows].scatter_(1, top[i : i + rows], stream(own, chosen, metric)[:, 0])
+            nearest = top[i : i + rows]
+            out[i : i + rows].scatter_(1, nearest, stream(a[:, i : i + rows, None], b[:, nearest], metric)[:, 0])
     return out
 
 
