@@ -35,6 +35,8 @@ def test_from_crops_to_an_answer_and_back_to_nothing(run, manifest, tmp_path, mo
     stats = call("gallery", "stats", *place).output
     assert "96 items (48 infrared, 48 visible), 96 tracks" in stats
     assert "not calibrated" in stats
+    ranked = call("gallery", "search", manifest / "infrared_3_0.jpg", *place, *USE, "--top", 1).output
+    assert "strangers" not in ranked
     table = call("calibrate", *place, "--root", manifest, "--target-fpr", 0.01, "--figure", tmp_path / "roc.png").output
     assert "infrared-visible" in table
     with Image.open(tmp_path / "roc.png") as figure:
@@ -43,6 +45,7 @@ def test_from_crops_to_an_answer_and_back_to_nothing(run, manifest, tmp_path, mo
     query = ["gallery", "search", manifest / "infrared_3_0.jpg", *place, "--among", "visible"]
     found = call(*query, *USE, "--top", 5, "--below", "--sheet", sheet).output
     assert "gate" in found
+    assert "strangers" in found
     assert sheet.exists()
     with Gallery.open(tmp_path / "station") as gallery:
         item = gallery.items(Filter(modality="infrared"), limit=1)[0]
@@ -62,7 +65,7 @@ def test_from_crops_to_an_answer_and_back_to_nothing(run, manifest, tmp_path, mo
     call("audit", "export", *place, "--out", tmp_path / "audit.jsonl")
     entries = [json.loads(line)["entry"]["action"] for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
     assert entries[:3] == ["create", "add", "ingest"]
-    assert entries.count("search") == entries.count("export") == 2
+    assert (entries.count("search"), entries.count("export")) == (3, 2)
     assert {"create key", "revoke key", "describe camera", "calibrate", "erase", "delete", "retain", "destroy"} < set(
         entries
     )

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from vireid import __version__, cli_export, cli_gallery, cli_import, cli_ingest, cli_plots, cli_serve
 from vireid.cli_options import DataOption, JsonFile, Root, figure_option, write_figure
@@ -119,7 +119,8 @@ def data_list() -> None:
     """
     from vireid.data import DATA_SETS
 
-    table = Table("name", "data set", "how to get it", "terms", "protocols")
+    titles = ("name", "data set", "how to get it", "terms", "protocols")
+    table = Table(*(Column(title, overflow="fold") for title in titles))
     for name, info in DATA_SETS.items():
         table.add_row(name, info.title, info.access, info.terms, ", ".join(info.protocols))
     console.print(table)

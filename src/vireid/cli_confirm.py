@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from vireid.cli_guard import Case, GalleryOption, Purpose, use_of
 from vireid.errors import InputError
@@ -63,7 +63,7 @@ def confirmations(
     """
     from vireid.gallery import Gallery
 
-    table = Table("case", "track", "state", "confirmed by", "rejected by", "changed")
+    table = Table("case", Column("track", overflow="fold"), "state", "confirmed by", "rejected by", "changed")
     with Gallery.open(gallery) as opened:
         for found in opened.confirmations.list(case=case, state=state):
             people = (", ".join(found.verified_by), found.rejected_by or "")

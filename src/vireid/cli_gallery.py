@@ -298,14 +298,16 @@ def _print_candidates(result: SearchResult) -> None:
     console.print(result.message, soft_wrap=True)
     if not result.candidates:
         return
-    ids = Column("track, item", overflow="fold")
-    table = Table("rank", "score", "strangers as alike", "camera", "time, UTC", ids, "verified")
+    scored = any(c.score is not None for c in result.candidates)
+    scores = ("score", "strangers as alike") if scored else ()
+    table = Table("rank", *scores, "camera", "time, UTC", Column("track, item", overflow="fold"), "verified")
     for c in result.candidates:
         time = f"{c.item.time:%Y-%m-%d %H:%M:%S}" if c.item.time else "unknown"
         score = "not calibrated" if c.score is None else f"{c.score:.0%}"
         strangers = "" if c.false_positive_rate is None else f"1 in {1 / c.false_positive_rate:,.0f}"
         camera = f"{escape(c.item.camera)}, {c.item.modality}"
-        table.add_row(str(c.rank), score, strangers, camera, time, escape(f"{c.track.id}\n{c.item.id}"), c.state)
+        ids = escape("\n".join(dict.fromkeys((c.track.id, c.item.id))))
+        table.add_row(str(c.rank), *((score, strangers) if scored else ()), camera, time, ids, c.state)
     console.print(table)
 
 
