@@ -68,8 +68,8 @@ def test_pairs_are_those_that_a_query_sees(hide):
 @pytest.mark.parametrize(
     ("genuine", "impostor", "fprs", "message"),
     [
-        ([], [1], [0.1], "0 genuine scores"),
-        ([1], [np.nan], [0.1], "1 impostor scores, NaN"),
+        ([], [1], [0.1], "no genuine pairs"),
+        ([1], [np.nan], [0.1], "NaN among 1 impostor scores"),
         ([1], [0], [1.2], "must lie in"),
     ],
 )

@@ -62,8 +62,10 @@ def verification_roc(genuine: ArrayLike, impostor: ArrayLike, fprs: Sequence[flo
     """
     same, other = (np.sort(as_array(side).reshape(-1)) for side in (genuine, impostor))
     for name, scores in (("genuine", same), ("impostor", other)):
-        if not len(scores) or np.isnan(scores[-1]):
-            raise InputError(f"{len(scores)} {name} scores, NaN or none: both kinds of pairs need real scores")
+        if not len(scores):
+            raise InputError(f"no {name} pairs: a ROC curve needs pairs of one person and pairs of two")
+        if np.isnan(scores[-1]):
+            raise InputError(f"NaN among {len(scores)} {name} scores: compute the features again")
     if not all(0 <= rate <= 1 for rate in fprs):
         raise InputError(f"false positive rates {list(fprs)} must lie in [0, 1]")
     threshold = np.array([_threshold(other, rate) for rate in fprs])
