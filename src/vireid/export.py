@@ -143,9 +143,10 @@ def write_graph(
         _describe(temporary, embedder, embedder.card, modality, precision)
         error, angle = compare(OnnxEmbedder(temporary).embed, embedder, modality, judged)
         if not (angle <= MAX_ANGLE[precision] and (precision != "fp32" or error <= MAX_ERROR)):
+            remedy = "export it as fp32" if precision != "fp32" else f"report method {embedder.card.method}"
             raise InputError(
                 f"{path} was not written: as {precision} it differs from PyTorch by {error:.1e} in an entry and "
-                f"{angle:.1e} in cosine; export it as fp32, or report method {embedder.card.method} where it is"
+                f"{angle:.1e} in cosine; {remedy}"
             )
     return Exported(path, error, angle)
 
