@@ -25,7 +25,7 @@ from vireid.training.ranks import Ranks, average_statistics
 
 
 class LossBar(RichProgressBar):
-    """A progress bar that shows each loss term to three digits."""
+    """A progress bar that counts epochs from 1 and shows each loss term to three digits."""
 
     def __init__(self) -> None:
         super().__init__(leave=False, console_kwargs={"stderr": False})
@@ -37,6 +37,9 @@ class LossBar(RichProgressBar):
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         return {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in metrics.items()}
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
 
 
 class Bundles(Callback):
