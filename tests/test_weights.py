@@ -62,6 +62,16 @@ def test_a_method_starts_from_its_trunk_with_a_stem_for_each_modality(method, te
     assert all(torch.equal(value, tensors[f"network.shared.3.{name}"].to(value.dtype)) for name, value in last.items())
 
 
+def test_trunks_of_their_own_start_with_their_modality_s_stem(tensors):
+    hicmd = build("hicmd", num_classes=3, backbone=BackboneOptions(weights=SHIPPED, last_stride=2), width=2)
+    for modality, (trunk, _) in zip(Modality, hicmd.generator.attribute_encoders, strict=True):
+        for stage, prefix in (("stem", f"specific.{int(modality)}.0"), ("layer4", "shared.3")):
+            state = trunk.stages[stage].state_dict()
+            assert all(torch.equal(v, tensors[f"network.{prefix}.{name}"].to(v.dtype)) for name, v in state.items())
+    stems = [encoder[0].stages["stem"] for encoder in hicmd.generator.attribute_encoders]
+    assert not set(stems[0].parameters()) & set(stems[1].parameters())
+
+
 def test_it_is_of_one_backbone():
     with pytest.raises(InputError, match=r"drop backbone\.name=resnet18"):
         build_backbone(BackboneOptions(name="resnet18", weights=SHIPPED))

@@ -140,7 +140,8 @@ class HiCMD(Method):
         self.options = options
         trunk = build_backbone(backbone)
         merge, freeze = options.merge_attribute_calls, options.freeze_attribute_norm
-        self.generator = CodeExchanger(options.width, nn.Sequential(trunk, AveragePool()), trunk.dim, merge, freeze)
+        encoders = [nn.Sequential(trunk.own(modality), AveragePool()) for modality in Modality]
+        self.generator = CodeExchanger(options.width, encoders, trunk.dim, merge, freeze)
         self.discriminators = per_modality(MultiScaleDiscriminator(options.width))
         self.prototype_network = _prototype_network(trunk, 8 * options.width)
         self.alpha = nn.Parameter(torch.tensor(0.5))

@@ -60,6 +60,13 @@ class Backbone(nn.Module):
         apart = self.infrared if modality == Modality.INFRARED else {}
         return [apart.get(name, cast(nn.Sequential, stage)) for name, stage in self.stages.items()]
 
+    def own(self, modality: Modality) -> Backbone:
+        """Return a copy as a modality's own trunk starts."""
+        trunk = copy.deepcopy(self)
+        trunk.stages.update(dict(zip(STAGES, trunk.stream(modality), strict=True)))
+        trunk.infrared = {}
+        return trunk
+
     def forward(self, images: Tensor) -> Tensor:
         """Map (N, 3, H, W) images to the last feature map (N, dim, H/16, W/16) at `last_stride` 1."""
         for stage in self.stages.values():

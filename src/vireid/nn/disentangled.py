@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -52,22 +52,27 @@ def fuse(body: Tensor, style: Tensor, alpha: Tensor) -> Tensor:
 
 
 class CodeExchanger(nn.Module):
-    """The encoders of both modalities, equal at the start, and the decoder that they share.
+    """The encoders of both modalities and the decoder that they share.
 
     Args:
-        width: of the prototype encoders, see `PrototypeEncoder`.
-        attribute_encoder: (N, 3, H, W) -> (N, dim).
+        width: of the prototype encoders, see `PrototypeEncoder`; they start equal.
+        attribute_encoders: one a modality, (N, 3, H, W) -> (N, dim).
         dim: D, a multiple of 16.
         merge_calls: let the BatchNorms of an attribute encoder see all views of a batch together.
         freeze_norm: keep the statistics of those BatchNorms.
     """
 
     def __init__(
-        self, width: int, attribute_encoder: nn.Module, dim: int, merge_calls: bool = False, freeze_norm: bool = False
+        self,
+        width: int,
+        attribute_encoders: Iterable[nn.Module],
+        dim: int,
+        merge_calls: bool = False,
+        freeze_norm: bool = False,
     ) -> None:
         super().__init__()
         self.prototype_encoders = per_modality(PrototypeEncoder(width))
-        self.attribute_encoders = per_modality(attribute_encoder)
+        self.attribute_encoders = nn.ModuleList(attribute_encoders)
         self.decoder = Decoder(8 * width, dim)
         self.merge_calls, self.freeze_norm = merge_calls, freeze_norm
 
