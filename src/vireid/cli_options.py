@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vireid.errors import InputError
-from vireid.files import replacing
+from vireid.files import replacing, require_file_place
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Root = Annotated[Path | None, typer.Option("--root", help="folder of the data set, as distributed")]
 JsonFile = Annotated[
-    Path | None, typer.Option("--json", help="write the result here", callback=lambda file: _no_folder(file))
+    Path | None, typer.Option("--json", help="write the result here", callback=lambda file: _writable(file))
 ]
 DataOption = Annotated[str, typer.Option("--data", help="data set: see `vireid data list`")]
 
@@ -28,12 +28,12 @@ def figure_option(help: str, *names: str) -> Any:
 def _checked(file: Path | None) -> Path | None:
     if file is not None and file.suffix not in (".png", ".svg"):
         raise InputError(f"a figure is a .png or .svg file, not {file}: name it so")
-    return _no_folder(file)
+    return _writable(file)
 
 
-def _no_folder(file: Path | None) -> Path | None:
-    if file is not None and file.is_dir():
-        raise InputError(f"{file} is a folder: name a file in it")
+def _writable(file: Path | None) -> Path | None:
+    if file is not None:
+        require_file_place(file)
     return file
 
 

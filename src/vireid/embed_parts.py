@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vireid.data.images import Pixels, decode, shown
+from vireid.data.images import Pixels, decode
 from vireid.errors import InputError
-from vireid.files import replacing
+from vireid.files import replacing, shown
 from vireid.onnx_embedder import SUFFIX, OnnxEmbedder
 from vireid.records import Modality
 

@@ -20,10 +20,9 @@ def replacing(path: Path, *, private: bool = False) -> Iterator[Path]:
         private: whether only its owner may read it, from its first byte on.
 
     Raises:
-        InputError: when the disk is full; what stood at `path` stays.
+        InputError: as `require_file_place`, and when the disk is full; what stood at `path` stays.
     """
-    if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    require_file_place(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -43,6 +42,34 @@ def replacing(path: Path, *, private: bool = False) -> Iterator[Path]:
         raise InputError(f"the disk of {path.parent} is full: {path.name} was not written, free some space") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require_file_place(path: Path) -> None:
+    """Refuse a place that no file can be written to.
+
+    Raises:
+        InputError: for a folder, a device or a pipe, such as /dev/stdout, or a name that is not UTF-8.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: name a file in it")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is a device or a pipe: name a file")
+    require_utf8(path)
+
+
+def require_utf8(path: str | Path) -> None:
+    """Refuse a name that no text file and no library for tables could hold.
+
+    Raises:
+        InputError: for bytes that are not UTF-8.
+    """
+    if (name := shown(path)) != str(path):
+        raise InputError(f"{name} has a name that is not UTF-8: rename it")
+
+
+def shown(path: str | Path) -> str:
+    """Return a path for people, in which bytes that are not UTF-8 are written out."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def write_text(path: Path, text: str, *, private: bool = False) -> None:

@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from vireid.errors import InputError
+from vireid.files import require_utf8
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,9 +92,12 @@ class Records:
         """Make a table from plain sequences; a scalar `split` is repeated.
 
         Raises:
-            InputError: when the columns differ in length.
+            InputError: when the columns differ in length, or a path is not UTF-8.
         """
         n = len(path)
+        for name in path:
+            if not name.isascii():
+                require_utf8(Path(root) / name)
         columns = {
             "path": np.asarray(path, dtype=object),
             "pid": np.asarray(pid, dtype=np.int64),

@@ -12,6 +12,7 @@ from vireid.data import keypoints as keypoint_files
 from vireid.data import llcm, manifest, market1501, msmt17, regdb, synthetic, sysu_mm01
 from vireid.data.info import DataSetInfo
 from vireid.errors import InputError
+from vireid.files import require_utf8
 from vireid.records import Records
 
 __all__ = ["DATA_SETS", "DataSetInfo", "find_dataset", "open_dataset", "require_root"]
@@ -86,6 +87,7 @@ def open_dataset(name: str, root: str | Path, /, *, keypoints: str | Path | None
         except ValidationError as error:
             wrong = f"data set {name}: option {option}={value!r}"
             raise InputError(f"{wrong}: {error.errors()[0]['msg'].lower()}") from error
+    require_utf8(root)
     records = info.load(root, **options)
     file = records.root / (keypoints or keypoint_files.FILE)
     if keypoints is None and not file.exists():

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageOps
 
 from vireid.errors import InputError
+from vireid.files import shown
 from vireid.records import Records
 
 Pixels = NDArray[np.uint8]
@@ -88,11 +89,6 @@ def decode(path: Path, size: tuple[int, int] | None = None) -> tuple[Pixels, tup
         raise InputError(f"image {path} cannot be decoded ({error}): replace it or take its row out") from error
 
 
-def shown(path: Path) -> str:
-    """Return a path for people, in which bytes that are not UTF-8 are written out."""
-    return os.fsencode(path).decode(errors="backslashreplace")
-
-
 def pixels_of(image: ImageLike, size: tuple[int, int]) -> Pixels:
     """Return a path, a PIL image or an (h, w, 3) uint8 array as (H, W, 3) uint8 of `size` = (H, W).
 
@@ -163,11 +159,11 @@ def cache_key(records: Records, size: tuple[int, int]) -> str:
     Raises:
         InputError: naming the first image file that is missing.
     """
-    digest = hashlib.sha256(f"{CACHE_FORMAT} {size} {records.root.resolve()}".encode())
+    digest = hashlib.sha256(os.fsencode(f"{CACHE_FORMAT} {size} {records.root.resolve()}"))
     for row, path in enumerate(records.path):
         try:
             status = records.absolute(row).stat()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise InputError(
                 f"image {records.absolute(row)} is missing: restore it or take its row out of the data set"
             ) from error
