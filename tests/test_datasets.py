@@ -1,5 +1,6 @@
 """Loaders on tiny and true-shape trees: exact tables, published counts, and one sentence for each bad tree."""
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -250,6 +251,11 @@ def test_manifest_reads_columns_in_any_order_and_keypoints(tmp_path):
     assert records.root == tmp_path
 
 
+def test_manifest_may_begin_with_an_empty_line(tmp_path):
+    trees.write_manifest(tmp_path, [GOOD, "a.jpg,1,2,visible"], "")
+    assert rows(open_dataset("manifest", tmp_path)) == [("a.jpg", 1, 2, VISIBLE, "test")]
+
+
 def test_manifest_without_optional_columns(tmp_path):
     records = open_dataset("manifest", trees.write_manifest(tmp_path, ["a.jpg,1,2,visible"]))
     assert rows(records) == [("a.jpg", 1, 2, VISIBLE, "test")]
@@ -454,6 +460,18 @@ def test_bad_tree_gives_one_sentence(tmp_path, name):
     with pytest.raises(InputError, match=message) as caught:
         open_dataset(data_set, tmp_path / "tree")
     assert "\n" not in str(caught.value)
+
+
+def test_a_name_that_is_not_utf_8_gets_one_sentence(tmp_path):
+    tree = tmp_path / os.fsdecode(b"caf\xe9")
+    trees.write_market1501(tree)
+    with pytest.raises(InputError, match=r"/caf\\xe9 has a name that is not UTF-8: rename it"):
+        open_dataset("market1501", tree)
+    tree = tree.rename(tmp_path / "café")
+    assert len(open_dataset("market1501", tree)) == 6
+    trees.touch(tree / "query" / os.fsdecode(b"0001_c1s1_\xe9.jpg"))
+    with pytest.raises(InputError, match=r"/café/query/0001_c1s1_\\xe9.jpg has a name that is not UTF-8: rename it"):
+        open_dataset("market1501", tree)
 
 
 @pytest.mark.parametrize("name", ["sysu_mm01", "regdb", "llcm", "market1501", "msmt17"])

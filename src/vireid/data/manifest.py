@@ -56,13 +56,13 @@ def load(root: str | Path) -> Records:
 
 def _read_columns(file: Path) -> dict[str, pa.Array]:
     """Read the known columns as trimmed text."""
-    header = _header(file)
+    line, header = _header(file)
     names = [name for name in (*REQUIRED, *OPTIONAL) if name in header]
     types = {name: pa.string() for name in names}
     try:
         table = pa.csv.read_csv(
             file,
-            read_options=pa.csv.ReadOptions(column_names=header, skip_rows=1),
+            read_options=pa.csv.ReadOptions(column_names=header, skip_rows=line),
             convert_options=pa.csv.ConvertOptions(include_columns=names, column_types=types),
         )
     except pa.ArrowInvalid as error:
@@ -72,17 +72,19 @@ def _read_columns(file: Path) -> dict[str, pa.Array]:
     return {name: pc.utf8_trim_whitespace(table[name].combine_chunks()) for name in names}
 
 
-def _header(file: Path) -> list[str]:
+def _header(file: Path) -> tuple[int, list[str]]:
+    """Return the header and the number of its last line."""
     if not file.is_file():
         raise InputError(f"there is no manifest {file}; write a CSV with the columns {','.join(REQUIRED)}")
-    header = [name.strip() for name in next(_rows(file), (1, [""]))[1]]
+    line, fields = next(_rows(file), (1, [""]))
+    header = [name.strip() for name in fields]
     if not any(header):
         raise InputError(f"{file} is empty; its first line must be {','.join(REQUIRED)}")
     if missing := [name for name in REQUIRED if name not in header]:
         raise InputError(f"{file} line 1: no column {', '.join(missing)} in the header {','.join(header)}")
     if repeated := [name for name in (*REQUIRED, *OPTIONAL) if header.count(name) > 1]:
         raise InputError(f"{file} line 1: column {repeated[0]} stands in the header twice; keep one")
-    return header
+    return line, header
 
 
 def _explain(file: Path, width: int, error: pa.ArrowInvalid) -> NoReturn:
