@@ -174,6 +174,7 @@ def test_models_that_cannot_be_used_are_named(model, precision, sentence, crops,
     (tmp_path / "m.onnx").write_bytes(b"graph")
     with pytest.raises(InputError, match=sentence):
         embed_files(Job(tmp_path / model, Modality.INFRARED, 2, precision), [crops], tmp_path / "out.parquet")
+    assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from vireid.data.images import Progress
 from vireid.embed_parts import Engine, Job, Part, on_threads
 from vireid.errors import InputError
-from vireid.files import replacing, write_text
+from vireid.files import replacing, require_file_place, write_text
 from vireid.onnx_embedder import SUFFIX, graph_file
 from vireid.records import Modality
 from vireid.weights import find
@@ -67,21 +67,28 @@ def embed_files(
         the number of embeddings written, and a sentence for each file that could not be read.
 
     Raises:
-        InputError: when `out` is a folder, no file could be read, or `OUT.parts` belongs to another call.
+        InputError: when `out` is no place for a file, no file could be read, or `OUT.parts` belongs to another call.
     """
     if out.is_dir():
         raise InputError(f"{out} is a folder: name a Parquet file in it, such as {out / 'vectors.parquet'}")
+    require_file_place(out)
     paths = find_images(places)
     folder = out.with_name(f"{out.name}.parts")
-    _claim(folder, _plan(job, paths))
+    plan = _plan(job, paths)
     starts = range(0, len(paths), PART)
     parts = [Part(folder / f"part-{i:06d}.parquet", paths[start : start + PART]) for i, start in enumerate(starts)]
-    pending = [part for part in parts if not part.file.is_file()]
-    done = len(paths) - sum(len(part.paths) for part in pending)
-    for count in engine(job, pending) if pending else ():
-        done += count
-        if progress is not None:
-            progress(done, len(paths))
+    try:
+        _claim(folder, plan)
+        pending = [part for part in parts if not part.file.is_file()]
+        done = len(paths) - sum(len(part.paths) for part in pending)
+        for count in engine(job, pending) if pending else ():
+            done += count
+            if progress is not None:
+                progress(done, len(paths))
+    except BaseException:
+        if not any(folder.glob("part-*.parquet")):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     bad = _skipped(parts)
     if len(bad) < len(paths):
         _join(parts, job.modality, out)
