@@ -41,11 +41,17 @@ def test_matlab_numbers_are_doubles(tmp_path):
     assert read_features(tmp_path / "f.mat")[0].modality.tolist() == [0, 1, 1, 0]
 
 
+def test_matlab_text_may_be_a_cell_array(tmp_path):
+    write(tmp_path / "f.mat", COLUMNS | {"modality": np.array(COLUMNS["modality"], dtype=object)})
+    assert read_features(tmp_path / "f.mat")[0].modality.tolist() == [1, 1, 0, 0]
+
+
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
         ({"pid": [1, 2, np.nan, 2]}, "row 2 of pid in .* is nan: write a whole number"),
         ({"camid": [1, 1.5, 2, 3]}, "row 1 of camid in .* is 1.5: write a whole number"),
+        ({"pid": [1, 1e30, 1, 2]}, r"row 1 of pid in .* is 1e\+30: write a whole number"),
         ({"pid": ["a", "b", "c", "d"]}, "pid of .* holds <U1 in place of numbers"),
         ({"pid": 1}, r"pid of .* has shape \(\): give one value an image"),
         ({"modality": "visible"}, r"modality of .* has shape \(\)"),

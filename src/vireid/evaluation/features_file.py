@@ -50,7 +50,8 @@ def read_features(path: str | Path) -> tuple[Records, NDArray[np.float32]]:
     missing = [name for name in REQUIRED if name not in columns]
     if missing:
         raise InputError(f"{source} lacks {', '.join(missing)}: it needs {', '.join(REQUIRED)}, one row an image")
-    features = _numbers(columns["features"], "features", source).astype(np.float32)
+    with np.errstate(over="ignore"):
+        features = _numbers(columns["features"], "features", source).astype(np.float32)
     if features.ndim != 2 or not features.shape[1]:
         raise InputError(f"features of {source} have shape {features.shape}: give one row an image, (N, D)")
     pid, camid = (_whole(columns[name], name, source) for name in ("pid", "camid"))
@@ -83,8 +84,14 @@ def _read_columns(source: Path) -> dict[str, Any]:
             return {name: archive[name] for name in archive.files}
     if source.suffix == ".mat":
         content = {name: value for name, value in loadmat(source).items() if not name.startswith("__")}
-        return {name: value if name == "features" else np.ravel(value) for name, value in content.items()}
+        return {name: value if name == "features" else _flat(value) for name, value in content.items()}
     raise ValueError("unknown kind, use .parquet, .npz or .mat")
+
+
+def _flat(values: NDArray[Any]) -> NDArray[Any]:
+    """Return MATLAB's row or column, of numbers, characters or cells, as (N,)."""
+    flat = np.ravel(values)
+    return np.array([cell.item() for cell in flat]) if flat.dtype == object else flat
 
 
 def _numbers(values: Any, name: str, source: Path) -> NDArray[Any]:
@@ -97,9 +104,11 @@ def _numbers(values: Any, name: str, source: Path) -> NDArray[Any]:
 def _whole(values: Any, name: str, source: Path) -> NDArray[np.int64]:
     """Return a column (N,) of whole numbers, as which MATLAB's doubles may come."""
     array = _column(_numbers(values, name, source), name, source)
-    if len(bad := np.flatnonzero(~np.isfinite(array) | (array != np.trunc(array)))):
+    with np.errstate(invalid="ignore"):
+        whole = array.astype(np.int64)
+    if len(bad := np.flatnonzero(whole != array)):
         raise InputError(f"row {bad[0]} of {name} in {source} is {array[bad[0]]}: write a whole number")
-    return array.astype(np.int64)
+    return whole
 
 
 def _text(values: Any, name: str, source: Path) -> list[str]:
