@@ -17,7 +17,7 @@ ARROWS = {
     "options": "errors",
     "files": "errors",
     "progress": "",
-    "records": "errors",
+    "records": "errors files",
     "precision": "",
     "allocator": "",
     "environment": "",
