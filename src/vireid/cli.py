@@ -25,7 +25,7 @@ app = typer.Typer(
 data_app = typer.Typer(help="Look at data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
-console = Console(stderr=False)
+console = Console(emoji=False)
 
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="key=value, such as backbone.weights=none")]
 
@@ -38,7 +38,8 @@ def main() -> None:
         sentence = str(error) if isinstance(error, InputError) else explain(error)
         if sentence is None:
             raise
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"[red]error:[/red] {escape(sentence)}")
+        errors = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+        errors.print(f"[red]error:[/red] {escape(sentence)}")
         sys.exit(2)
 
 

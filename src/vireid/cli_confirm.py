@@ -13,7 +13,7 @@ from rich.table import Column, Table
 from vireid.cli_guard import Case, GalleryOption, Purpose, use_of
 from vireid.errors import InputError
 
-console = Console()
+console = Console(emoji=False)
 
 Track = Annotated[str, typer.Argument(help="track of the candidate, as `vireid gallery search` shows it")]
 Picture = Annotated[Path | None, typer.Argument(help="picture that was searched with")]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vireid.gallery import Receipt, SearchResult
 
 gallery_app = typer.Typer(help="Make, fill, search and clear a gallery of person crops.", no_args_is_help=True)
-console = Console()
+console = Console(emoji=False)
 
 BundleOption = Annotated[Path | None, typer.Option("--bundle", help="bundle that embeds its pictures")]
 Cameras = Annotated[list[str] | None, typer.Option("--camera", help="camera, repeated for several")]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 audit_app = typer.Typer(help="Read and check the audit log of a gallery.", no_args_is_help=True)
 keys_app = typer.Typer(help="API keys of a gallery's service.", no_args_is_help=True)
 cameras_app = typer.Typer(help="The camera register of a gallery.", no_args_is_help=True)
-console = Console()
+console = Console(emoji=False)
 
 GalleryOption = Annotated[str, typer.Option("--gallery", help="folder or postgresql:// URL of the gallery")]
 Purpose = Annotated[str, typer.Option(help="what this is done for; the audit log keeps it")]

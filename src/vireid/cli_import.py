@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-console = Console()
+console = Console(emoji=False)
 import_app = typer.Typer(help="Turn checkpoints of other code bases into bundles.", no_args_is_help=True)
 
 

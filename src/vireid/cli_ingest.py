@@ -19,7 +19,7 @@ from vireid.errors import InputError
 if TYPE_CHECKING:
     from vireid.ingest import Report, Tally
 
-console = Console()
+console = Console(emoji=False)
 
 
 def register(app: typer.Typer) -> None:

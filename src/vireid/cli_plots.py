@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from vireid.cli_options import DataOption, Root, figure_option
 
-console = Console()
+console = Console(emoji=False)
 plots_app = typer.Typer(help="Draw what a model does.", no_args_is_help=True)
 
 
