@@ -66,6 +66,7 @@ def write_manifests(place, manifest):
     trees.write_manifest(place / "no-camid", ["a.jpg,1,visible"], "path,pid,modality")
     trees.write_manifest(place / "thermal", ["a.jpg,1,1,thermal"])
     trees.write_manifest(place / "outside", ["../a.jpg,1,1,visible"])
+    trees.write_manifest(place / "untested", ["gone.jpg,1,1,visible,train"], "path,pid,camid,modality,split")
     trees.write_manifest(place / "torn", ["a.jpg,1,1,visible", "b.jpg,1,2,infrared"])
     picture = (manifest / "visible_0_0.jpg").read_bytes()
     (place / "torn" / "a.jpg").write_bytes(picture)
@@ -101,9 +102,9 @@ def write_features(place):
 
 
 def listing(place):
-    """All that a refused command must leave as it is; SQLite's own files and half of an embedding may stay."""
+    """All that a refused command must leave as it is; SQLite's own files may stay."""
     found = {str(path.relative_to(place)) for path in [*place.rglob("*"), *(place / "run").rglob("*")]}
-    return {name for name in found if not name.endswith(("-wal", "-shm")) and ".parts" not in name}
+    return {name for name in found if not name.endswith(("-wal", "-shm"))}
 
 
 @pytest.mark.parametrize(("wrong", "command", "sentence"), COMMANDS, ids=[command for _, command, _ in COMMANDS])

@@ -95,7 +95,10 @@ def open_subject(request: EvaluateRequest, model: Path) -> Subject:
     RefineOptions.parse(request.refine_set)
     if request.refine_set and refiner is None:
         raise InputError("--refine-set goes with a refiner: name one by --refine, or leave it out")
-    return Subject(model, encoder, refiner, name, options, records, resolve_protocols(request, name))
+    protocols = resolve_protocols(request, name)
+    for protocol in protocols:
+        protocol.draw(records)
+    return Subject(model, encoder, refiner, name, options, records, protocols)
 
 
 def _embed(request: EvaluateRequest, subject: Subject, progress: Progress | None) -> tuple[Embedder, FeatureTable]:
