@@ -303,13 +303,42 @@ def test_fixed_lists_score_with_their_rule(name):
     assert (result.num_gallery, result.rank[0], result.mean_ap) == (4, 3, pytest.approx(1 / 3))
 
 
+SYSU = ("same_location", "identity", INFRARED, VISIBLE, 10)
+LLCM = ("same_id_and_camera", "identity")
+ONE_LIST = ("same_id_and_camera", "image", None, None, 1, "all", 1, "gallery", False)
+RULES = {
+    "sysu-all": (*SYSU, "python", 1, "gallery", False),
+    "sysu-all-python-ms": (*SYSU, "python", 10, "gallery", False),
+    "sysu-all-official": (*SYSU, "official", 1, "gallery", False),
+    "sysu-all-official-ms": (*SYSU, "official", 10, "gallery", False),
+    "regdb-v2t": ("none", "image", VISIBLE, INFRARED, 10, "all", 1, "gallery", True),
+    "regdb-t2v": ("none", "image", INFRARED, VISIBLE, 10, "all", 1, "gallery", True),
+    "llcm-ir2vis": (*LLCM, INFRARED, VISIBLE, 10, "python", 1, "gallery", False),
+    "llcm-vis2ir": (*LLCM, VISIBLE, INFRARED, 10, "python", 1, "gallery", False),
+    "llcm-vis2ir-swapped": (*LLCM, INFRARED, VISIBLE, 10, "python", 1, "query", False),
+    "market1501": ONE_LIST,
+    "msmt17": ONE_LIST,
+    "cross-ir2vis": ("none", "image", INFRARED, VISIBLE, 1, "all", 1, "gallery", False),
+    "cross-vis2ir": ("none", "image", VISIBLE, INFRARED, 1, "all", 1, "gallery", False),
+    "intra-vis": ("same_id_and_camera", "image", VISIBLE, VISIBLE, 1, "all", 1, "gallery", False),
+    "intra-ir": ("same_id_and_camera", "image", INFRARED, INFRARED, 1, "all", 1, "gallery", False),
+}
+RULES |= {name.replace("all", "indoor"): rule for name, rule in RULES.items() if name.startswith("sysu")}
+RULES["cross"] = RULES["cross-ir2vis"]
+
+
 def test_rules_are_those_of_the_preset_table():
-    rules = {name: (p.hide, p.cmc_unit, p.builder, p.model_per_trial) for name, p in PRESETS.items()}
-    assert rules["sysu-indoor"] == ("same_location", "identity", "python", False)
-    assert rules["regdb-t2v"] == ("none", "image", "all", True)
-    assert rules["llcm-vis2ir-swapped"] == ("same_id_and_camera", "identity", "python", False)
-    assert rules["msmt17"] == ("same_id_and_camera", "image", "all", False)
-    assert rules["cross"] == ("none", "image", "all", False)
+    assert {
+        name: (
+            *(p.hide, p.cmc_unit, p.query.modality, p.gallery.modality),
+            *(p.trials, p.builder, p.shots, p.drawn, p.model_per_trial),
+        )
+        for name, p in PRESETS.items()
+    } == RULES
+    for name, protocol in PRESETS.items():
+        if name.startswith("sysu"):
+            cameras = (1, 2) if "indoor" in name else (1, 2, 4, 5)
+            assert (protocol.query.cameras, protocol.gallery.cameras) == ((3, 6), cameras)
     assert cross(VISIBLE, VISIBLE) == PRESETS["intra-vis"]
 
 
