@@ -143,6 +143,7 @@ def test_only_float16_on_a_gpu_scales_losses(name, device, scaled):
     [
         ("optimizers.main.lr_scale.trunk=2", "no parameter group trunk"),
         ("validation.feature=maps", "validation.feature=maps: method agw has no such vector, use global, pooled"),
+        ("method=cmlspge", "6 stripes do not divide the 4 rows of the feature map"),
     ],
 )
 def test_a_refused_training_leaves_nothing(setting, sentence, tiny_recipe, tmp_path):

@@ -121,7 +121,7 @@ def _fit(recipe: Recipe, run: Path, checkpoint: Path | None, console: Console, l
 
 
 def _build(recipe: Recipe, num_classes: int) -> Method:
-    """Build the method, and try what else can be refused: its optimisers and the feature to validate by."""
+    """Build the method, and try what else can be refused: its optimisers, image size and feature to validate by."""
     method = build(
         recipe.method,
         num_classes=num_classes,
@@ -130,11 +130,10 @@ def _build(recipe: Recipe, num_classes: int) -> Method:
         **recipe.options.model_dump(),
     )
     build_optimizers(method, recipe.optimizers)
-    if recipe.validation.feature != "global":
-        names = ["global"] if isinstance(method, Refiner) else _vectors(method, recipe.data.image_size)
-        if recipe.validation.feature not in names:
-            wanted = f"validation.feature={recipe.validation.feature}"
-            raise InputError(f"{wanted}: method {recipe.method} has no such vector, use {', '.join(names)}")
+    names = ["global"] if isinstance(method, Refiner) else _vectors(method, recipe.data.image_size)
+    if recipe.validation.feature not in names:
+        wanted = f"validation.feature={recipe.validation.feature}"
+        raise InputError(f"{wanted}: method {recipe.method} has no such vector, use {', '.join(names)}")
     return method
 
 
