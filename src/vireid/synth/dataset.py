@@ -20,6 +20,7 @@ from PIL import Image
 from rich.console import Console
 
 from vireid.errors import InputError
+from vireid.files import require_utf8
 from vireid.progress import progress_bar
 from vireid.synth.difficulty import PRESETS, Difficulty, Preset
 from vireid.synth.layouts import LAYOUTS, Item
@@ -65,8 +66,9 @@ def write_dataset(
 
     Raises:
         InputError: for an unknown layout or preset, too few identities, a seed or a number of workers that cannot be,
-            or a folder that holds something else.
+            a folder that holds something else, or one whose name is not UTF-8.
     """
+    require_utf8(out)
     if seed is not None and seed < 0:
         raise InputError(f"--seed {seed}: use 0 or more")
     if workers is not None and workers < 1:
