@@ -120,9 +120,30 @@ def test_bad_coco_files(tmp_path, text, sentence):
 def test_the_person_in_the_middle_is_kept():
     people = np.array([person(18, x, y, score) for x, y, score in ((0, 24, 1), (15, 24, 0.6), (15, 24, 0.4))])
     people = people.reshape(3, 18, 3).astype(np.float32)
-    assert np.array_equal(main_person(people, (32, 64)), people[1])
-    assert np.array_equal(main_person(people[:1], (32, 64)), people[0])
-    assert np.isnan(main_person(people[:0], (32, 64))).all()
+    assert np.array_equal(main_person(people, (64, 32)), people[1])
+    assert np.array_equal(main_person(people[:1], (64, 32)), people[0])
+    assert np.isnan(main_person(people[:0], (64, 32))).all()
+
+
+@pytest.mark.parametrize("kind", ["openpose", "coco"])
+def test_imported_people_of_turned_and_broken_images(tmp_path, kind):
+    turned, names = Image.new("RGB", (32, 64)), ["turned.jpg", "broken.jpg"]
+    exif = turned.getexif()
+    exif[0x0112] = 6  # upright it is 64 wide and 32 high
+    turned.save(tmp_path / names[0], exif=exif)
+    (tmp_path / names[1]).write_text("no image")
+    people = [person(17 + (kind == "openpose"), *place) for place in ((15, 36), (31, 8))]
+    if kind == "openpose":
+        for name in names:
+            write_json(tmp_path / f"{name[:-4]}_keypoints.json", *people)
+        source = pose_sources.openpose(tmp_path, tmp_path, names)
+    else:
+        found = [{"image_id": name, "keypoints": points} for name in names for points in people]
+        (tmp_path / "c.json").write_text(json.dumps(found))
+        source = pose_sources.coco(tmp_path / "c.json", tmp_path, names)
+    assert source(tmp_path / names[0])[0, 0] == 31
+    with pytest.raises(InputError, match=r"broken.jpg cannot be decoded"):
+        source(tmp_path / names[1])
 
 
 # Estimators

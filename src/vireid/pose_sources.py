@@ -162,8 +162,7 @@ def openpose(folder: Path, root: Path, paths: Iterable[str]) -> PoseSource:
         found = next((file for file in files if file.is_file()), None)
         if found is None:
             raise InputError(f"image {path} has no {files[0]}: run OpenPose on it, or leave it to the template")
-        with Image.open(path) as image:
-            return main_person(read_people(found), image.size)
+        return main_person(read_people(found), decode(path)[1])
 
     return source
 
@@ -204,8 +203,7 @@ def coco(file: Path, root: Path, paths: Iterable[str]) -> PoseSource:
         found = next((people[name] for name in names if name in people), None)
         if found is None:
             raise InputError(f"image {path} is not in {file} as {names[0]}: add it, or leave it to the template")
-        with Image.open(path) as image:
-            return main_person(found, image.size)
+        return main_person(found, decode(path)[1])
 
     return source
 
@@ -242,14 +240,14 @@ def main_person(people: NDArray[np.float32], size: tuple[int, int]) -> Keypoints
 
     Args:
         people: (P, 18, 3).
-        size: (W, H) of the image.
+        size: (H, W) of the image, upright.
 
     Returns:
         (18, 3), NaN when there is nobody.
     """
     if not len(people):
         return NOBODY
-    middle = (np.abs((people[..., :2] + 0.5) / size - 0.5) <= 0.25).all(2)
+    middle = (np.abs((people[..., :2] + 0.5) / size[::-1] - 0.5) <= 0.25).all(2)
     return people[(people[..., 2] * (middle + 1e-3)).sum(1).argmax()]
 
 
