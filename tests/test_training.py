@@ -82,13 +82,13 @@ def test_parameter_groups_get_their_learning_rates():
 
 
 def test_gradient_limits_of_groups_and_of_all():
-    one, two = (nn.Parameter(torch.zeros(2)) for _ in range(2))
-    optimizer = torch.optim.SGD([{"params": [one], "clip": 5.0}, {"params": [two], "clip": None}], lr=1.0)
-    for limit, expected in ((None, ([3, 4], [6, 8])), (5.0, ([1.341641, 1.788854], [2.683282, 3.577709]))):
-        one.grad, two.grad = torch.tensor([30.0, 40]), torch.tensor([6.0, 8])
+    one, bias, two = (nn.Parameter(torch.zeros(n)) for n in (1, 1, 2))
+    groups = [(one, "fusion", 5.0), (bias, "fusion", 5.0), (two, "rest", None)]  # as at another rate for biases
+    optimizer = torch.optim.SGD([{"params": [p], "name": name, "clip": clip} for p, name, clip in groups], lr=1.0)
+    for limit, expected in ((None, [3, 4, 6, 8]), (5.0, [1.341641, 1.788854, 2.683282, 3.577709])):
+        one.grad, bias.grad, two.grad = torch.tensor([30.0]), torch.tensor([40.0]), torch.tensor([6.0, 8])
         limit_gradients(optimizer, limit)
-        assert one.grad.tolist() == pytest.approx(expected[0], rel=1e-5)
-        assert two.grad.tolist() == pytest.approx(expected[1], rel=1e-5)
+        assert torch.cat([one.grad, bias.grad, two.grad]).tolist() == pytest.approx(expected, rel=1e-5)
 
 
 def test_gradients_are_limited_after_a_loss_scaler(tiny_recipe, tmp_path, monkeypatch):

@@ -90,12 +90,15 @@ def _rates(group: ParameterGroup, options: OptimizerOptions, biases: set[int]) -
 
 
 def limit_gradients(optimizer: Optimizer, clip_norm: float | None) -> None:
-    """Scale the gradient of every group with a `clip` down to that norm, then all of them jointly to `clip_norm`."""
-    for group in optimizer.param_groups:
-        if group["clip"] is not None:
-            clip_grad_norm_(group["params"], group["clip"])
+    """Scale the gradient of every group with a `clip` down to that norm, then all of them jointly to `clip_norm`.
+
+    A group's biases may stand apart, under the same name, for their learning rate: they are limited with the rest.
+    """
+    groups = optimizer.param_groups
+    for name, clip in {group["name"]: group["clip"] for group in groups if group["clip"] is not None}.items():
+        clip_grad_norm_([p for group in groups if group["name"] == name for p in group["params"]], clip)
     if clip_norm is not None:
-        clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip_norm)
+        clip_grad_norm_([p for group in groups for p in group["params"]], clip_norm)
 
 
 def lr_factor(schedule: Schedule, epoch: int, epochs: int, step: int = 0) -> float:
