@@ -184,7 +184,7 @@ def case_recipe(source, size, root, batch, steps):
         changed |= {"visible": 4, "infrared": 4}
     validation = recipe.validation.model_copy(update={"protocol": None, "every": 0})
     update = {"backbone": backbone, "data": data, "sampling": recipe.sampling.model_copy(update=changed)}
-    return recipe.model_copy(update=update | {"validation": validation, "expected_steps": None})
+    return recipe.model_copy(update=update | {"validation": validation, "expected_steps": None, "precision": "auto"})
 
 
 def measured(name, root, steps, batch, compiled):

@@ -70,6 +70,14 @@ def test_metric_values(alpha, delta, expected):
         assert value == pytest.approx(float(literal(X, OWN, SNAPSHOTS, alpha, delta)), rel=1e-12)
 
 
+@pytest.mark.parametrize(("snapshots", "expected"), [(1, 9.48), (32, 16.59)])
+def test_value_at_the_start(snapshots, expected):
+    generator = torch.Generator().manual_seed(0)
+    features, memory = (torch.randn(*size, 2048, generator=generator) for size in ((64,), (snapshots, 395)))
+    value = UnidirectionalLoss(32, 0.1)(features, torch.arange(64), F.normalize(memory, dim=2))
+    assert value == pytest.approx(expected, rel=0.02)
+
+
 def test_gradients_pull_the_farthest_positive_hardest():
     loss = UnidirectionalLoss(10, 0.9)
     positive = torch.tensor([0.8, 0.6], dtype=torch.float64, requires_grad=True)
