@@ -28,6 +28,7 @@ import results_page
 from ladder import RESULTS, Results, Run, definition, trained
 from results_page import COST, LADDERS, SPECTRA, contenders
 from vireid import training
+from vireid.allocator import keep_freed_memory
 from vireid.data.datamodule import ImageBatches, image_source
 from vireid.data.sampler import epoch_batches
 from vireid.environment import cpu_model, git_commit
@@ -63,6 +64,7 @@ def run(
 @app.command()
 def cost(root: Root, steps: int = 8) -> None:
     """Measure each method's training step and embedding on one resident batch, the median of some steps."""
+    keep_freed_memory(torch.device("cpu"))
     costs: dict[str, Any] = {"cpu": cpu_model(), "commit": git_commit(), "threads": torch.get_num_threads()}
     for ladder in LADDERS:
         recipe = load_recipe(packaged_recipe(definition(ladder)["recipe"], "synthetic"), root=root)

@@ -1,8 +1,8 @@
 """Freed memory stays with a process whose network runs on the CPU.
 
 glibc returns a large block to the system when it is freed and maps a new one for the next. A training step frees
-hundreds of maps of tens of megabytes, and the system clears every page of each anew: up to a third of the step
-(`benchmarks/training.py`). Under another allocator (jemalloc, tcmalloc, musl) there is nothing to set.
+hundreds of maps of tens of megabytes, and the system clears every page of each anew: a seventh of the step, and more on
+a busy machine (`benchmarks/training.py`). Under another allocator (jemalloc, tcmalloc, musl) there is nothing to set.
 """
 
 from __future__ import annotations
