@@ -291,6 +291,7 @@ def test_keypoints_of_other_images_are_refused(crops):
     [
         ({}, "name one source of keypoints: --rtmlib MODEL.onnx"),
         ({"rtmlib": "m.onnx", "openpose": "json"}, "name one source of keypoints"),
+        ({"openpose": "json", "stretch": "yes"}, "drop it beside --openpose"),
         ({"openpose": "nowhere"}, "--openpose nowhere: there is no such folder"),
         ({"openpose": "."}, "none of 4 images gave keypoints; the first: image .*a/1.png has no a/1_keypoints.json"),
     ],

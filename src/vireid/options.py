@@ -20,9 +20,9 @@ _REMEDIES = dict.fromkeys(
 
 
 class Options(BaseModel):
-    """A frozen set of named options: an unknown name or a wrong type is an error."""
+    """A frozen set of named options: an unknown name, a wrong type or a number that is not finite is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 def checked(model: type[Model], values: Mapping[str, Any], where: str) -> Model:

@@ -97,7 +97,7 @@ def open_source(request: PoseRequest, records: Records) -> tuple[str, PoseSource
     """Return what a request asks to find keypoints with, and what to call it.
 
     Raises:
-        InputError: unless it names exactly one source.
+        InputError: unless it names exactly one source, or to stretch images that the source does not look at.
     """
     named = {
         "rtmlib": request.rtmlib,
@@ -112,6 +112,8 @@ def open_source(request: PoseRequest, records: Records) -> tuple[str, PoseSource
             "(torchvision's), --openpose DIR (its JSON files) or --coco FILE (COCO's format)"
         )
     ((name, path),) = given.items()
+    if request.stretch and name in ("openpose", "coco"):
+        raise InputError(f"--stretch is for images that a network looks at: drop it beside --{name}")
     if name == "openpose":
         return name, openpose(path, records.root, records.path)
     if name == "coco":
