@@ -37,7 +37,7 @@ def plain_weights(original, ranking, k1):
                 expanded = np.append(expanded, candidate)
         expanded = np.unique(expanded)
         weight = np.exp(-original[i, expanded])
-        weights[i, expanded] = weight / weight.sum()
+        weights[i, expanded] = weight / weight.sum()  # nothing where no neighbour is mutual
     return weights
 
 
@@ -61,10 +61,19 @@ def plain_jaccard(weights, num_queries):
     return jaccard
 
 
-def plain_rerank(query, gallery, k1=20, k2=6, lambda_value=0.3):
+def plain_ranking_of_queries(original, num_queries):
+    """Return the ranking after MPANet put all gallery items as far away as the farthest."""
+    farthest = original.copy()
+    farthest[:, num_queries:] = original.max(1, keepdims=True)
+    queries = np.arange(num_queries)
+    farthest[queries, queries] = -1
+    return np.argsort(farthest, axis=1, kind="stable")
+
+
+def plain_rerank(query, gallery, k1=20, k2=6, lambda_value=0.3, neighbours="all"):
     """Return the (Nq, Ng) re-ranked distances."""
     original = plain_distances(np.concatenate([query, gallery]))
-    ranking = plain_ranking(original)
+    ranking = plain_ranking(original) if neighbours == "all" else plain_ranking_of_queries(original, len(query))
     weights = plain_expansion(plain_weights(original, ranking, k1), ranking, k2)
     jaccard = plain_jaccard(weights, len(query))
     final = (1 - lambda_value) * jaccard + lambda_value * original[: len(query)]

@@ -78,6 +78,14 @@ def test_equals_the_dense_oracle_on_clusters(k1, k2):
     np.testing.assert_allclose(result, plain_rerank(query, gallery, k1, k2), atol=1e-5)
 
 
+@pytest.mark.parametrize(("k1", "k2"), [(20, 6), (7, 3), (11, 1)])
+def test_neighbours_among_queries_equal_the_dense_oracle(k1, k2):
+    query, gallery, _, _ = clustered(2, queries=60, gallery=90)
+    result = k_reciprocal_rerank(query, gallery, k1, k2, neighbours="queries")
+    np.testing.assert_allclose(result, plain_rerank(query, gallery, k1, k2, neighbours="queries"), atol=1e-5)
+    assert np.abs(result - k_reciprocal_rerank(query, gallery, k1, k2)).max() > 0.1
+
+
 def test_two_thirds_in_whole_numbers_is_two_thirds_in_floats():
     """The published test `count > 2 / 3 * size` and the exact `3 count > 2 size` agree for any set size."""
     size, count = np.meshgrid(np.arange(1, 400), np.arange(400))
@@ -127,6 +135,7 @@ def test_equal_images_stay_at_distance_zero():
         (np.full((1, 2), np.nan), np.ones((2, 2)), {}, "NaN or infinite"),
         (np.ones((1, 2)), np.ones((2, 2)), {"k1": 0}, "k1, k2 >= 1"),
         (np.ones((1, 2)), np.ones((2, 2)), {"lambda_value": 1.5}, r"lambda in \[0, 1\]"),
+        (np.ones((6, 2)), np.ones((9, 2)), {"k1": 2, "neighbours": "queries"}, "6 queries are too few .* k1=2, k2=6"),
     ],
 )
 def test_bad_input_is_named(query, gallery, options, message):

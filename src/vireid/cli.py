@@ -239,7 +239,7 @@ def evaluate(
     features: Annotated[Path | None, typer.Option(help="score this .parquet, .npz or .mat instead of a model")] = None,
     feature: Annotated[str, typer.Option(help="which vector of the method")] = "global",
     flip: Annotated[bool, typer.Option(help="average each image with its mirror image")] = False,
-    rerank: Annotated[str | None, typer.Option(help="k-reciprocal")] = None,
+    rerank: Annotated[str | None, typer.Option(help="k-reciprocal or k-reciprocal-queries")] = None,
     refine: Annotated[Path | None, typer.Option(help="run or bundle of a refiner, trained on this encoder")] = None,
     refine_set: Annotated[list[str] | None, typer.Option(help="how to refine, such as mode=local")] = None,
     roc: Annotated[bool, typer.Option("--roc", help="also true positive rates at given false positive rates")] = False,

@@ -21,13 +21,15 @@ from vireid.evaluation.presets import PRESETS
 from vireid.evaluation.protocols import Index, Protocol
 from vireid.evaluation.provenance import is_synthetic
 from vireid.evaluation.refine import Refinement
-from vireid.evaluation.rerank import k_reciprocal_rerank
+from vireid.evaluation.rerank import Neighbours, k_reciprocal_rerank
 from vireid.evaluation.roc import VerificationRoc, verification_roc, verification_scores
 from vireid.evaluation.trials import TrialSummary, evaluate_distances
 from vireid.methods import Features, cosine_distance
 from vireid.records import LabelMap, Records
 
 Distance = Callable[[Features, Features], Tensor]
+RERANKINGS: dict[str, Neighbours] = {"k-reciprocal": "all", "k-reciprocal-queries": "queries"}
+"""Re-rankings by name, each with who may be a neighbour."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +122,8 @@ class FeatureTable:
         Args:
             protocol: the rules.
             feature: which of the method's vectors; the method's own distance is used with `global`.
-            rerank: `k-reciprocal`, on cosines, or None. Its result depends on all queries together (transductive), and
-                so does that of a joint refinement, which is made once a trial.
+            rerank: one of `RERANKINGS`, on cosines, or None. Its result depends on all queries together (transductive),
+                and so does that of a joint refinement, which is made once a trial.
             roc: also measure verification on the pairs of the first trial.
 
         Raises:
@@ -134,7 +136,8 @@ class FeatureTable:
         def distances(query: Index, gallery: Index) -> DistanceBlock:
             left, right = self.sides(used, query, gallery)
             if rerank is not None:
-                return k_reciprocal_rerank(left["global"].numpy(), right["global"].numpy()).__getitem__
+                both = left["global"].numpy(), right["global"].numpy()
+                return k_reciprocal_rerank(*both, neighbours=RERANKINGS[rerank]).__getitem__
             if self.refinement is None:
                 return distance_blocks(self.distance, left, right)
             if self._refines_features:
@@ -177,8 +180,8 @@ class FeatureTable:
         return self.refinement is not None and self.refinement.options.mode != "local"
 
     def _check(self, feature: str, rerank: str | None, roc: bool) -> None:
-        if rerank not in (None, "k-reciprocal"):
-            raise InputError(f"unknown re-ranking {rerank!r}: use k-reciprocal")
+        if rerank is not None and rerank not in RERANKINGS:
+            raise InputError(f"unknown re-ranking {rerank!r}: use {' or '.join(RERANKINGS)}")
         if self.refinement is not None and feature != "global":
             raise InputError(f"feature {feature} cannot be refined: refiners are trained on global")
         if self.refinement is not None and self.refinement.options.mode == "local" and (rerank or roc):

@@ -9,7 +9,7 @@ so that only non-zeros are touched. Besides the (Nq, Ng) result, memory is O(n (
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +18,22 @@ from scipy import sparse
 from vireid.errors import InputError
 from vireid.evaluation.distances import Features, as_features, num_workers
 
+Neighbours = Literal["all", "queries"]
+"""Who may be in a set of neighbours: any item, or queries alone as in MPANet's evaluation of SYSU-MM01."""
+
 _BLOCK_ENTRIES = 2**22
 _DOUBT = 1e-6
 """Rounding error of a float32 distance, as a share of the two squared norms, with room to spare."""
 
 
 def k_reciprocal_rerank(
-    query: Features, gallery: Features, k1: int = 20, k2: int = 6, lambda_value: float = 0.3
+    query: Features,
+    gallery: Features,
+    k1: int = 20,
+    k2: int = 6,
+    lambda_value: float = 0.3,
+    *,
+    neighbours: Neighbours = "all",
 ) -> NDArray[np.float32]:
     """Return re-ranked distances of (Nq, D) queries to (Ng, D) gallery features.
 
@@ -37,6 +46,7 @@ def k_reciprocal_rerank(
         k1: neighbours of an item, itself not counted.
         k2: items averaged in the local query expansion, itself counted; 1 leaves it out.
         lambda_value: weight of the original distance against the Jaccard distance, in [0, 1].
+        neighbours: `queries` leaves gallery items out of all sets, so that they have weights through k2 > 1 alone.
 
     Returns:
         (Nq, Ng) float32, d* = (1 - lambda) d_Jaccard + lambda d (equation 12).
@@ -52,20 +62,23 @@ def k_reciprocal_rerank(
             f"query features {tables[0].shape} and gallery features {tables[1].shape} "
             "must be non-empty and of one model"
         )
+    if neighbours == "queries" and len(tables[0]) <= max(k1, k2):
+        raise InputError(f"{len(tables[0])} queries are too few to be all neighbours at k1={k1}, k2={k2}: lower both")
     features = np.concatenate(tables)
     sizes = round(k1 / 2) + 1, k1 + 1, k2
-    neighbours, row_max, result = nearest_neighbours(features, sizes, num_queries=len(tables[0]))
-    weights = reciprocal_weights(features, neighbours[:, : k1 + 1], row_max, k1)
-    weights = expand_locally(weights, neighbours[:, :k2])
+    nearest, row_max, result = nearest_neighbours(features, sizes, len(tables[0]), neighbours)
+    weights = reciprocal_weights(features, nearest[:, : k1 + 1], row_max, k1)
+    if k2 > 1:
+        weights = expand_locally(weights, nearest[:, :k2])
     result *= lambda_value
     _add_jaccard(result, weights, 1 - lambda_value)
     return result
 
 
 def nearest_neighbours(
-    features: NDArray[np.float32], sizes: tuple[int, ...], num_queries: int
+    features: NDArray[np.float32], sizes: tuple[int, ...], num_queries: int, among: Neighbours = "all"
 ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
-    """Find every item's nearest items, the item itself first, then by (distance, position).
+    """Find every item's nearest items, the item itself first where it counts, then by (distance, position).
 
     Distances are made in float32. A row in which they cannot tell who is the last member of a set of one
     of the `sizes` is ranked again in float64, so that sets are those of the definition.
@@ -74,12 +87,14 @@ def nearest_neighbours(
         features: (n, D) queries followed by gallery.
         sizes: numbers of neighbours, self included, whose sets will be used.
         num_queries: rows whose distances to the gallery are kept.
+        among: whom to find.
 
     Returns:
-        (n, min(max(sizes), n)) neighbours, (n,) largest squared distance of each row, and the
+        (n, min(max(sizes), number of items to find)) neighbours, (n,) largest squared distance of each row, and the
         (num_queries, n - num_queries) distances divided by their row's maximum.
     """
-    n, count = len(features), min(max(sizes), len(features))
+    n, found = len(features), len(features) if among == "all" else num_queries
+    count = min(max(sizes), found)
     exact = features.astype(np.float64)
     exact_norms = np.einsum("nd,nd->n", exact, exact)
     norms = exact_norms.astype(np.float32)
@@ -97,11 +112,12 @@ def nearest_neighbours(
             raise InputError("features hold NaN or infinite values: check the model that made them")
         asked = rows[rows < num_queries]
         kept[asked] = block[: len(asked), num_queries:] / _nonzero(row_max[asked, None])
-        block[rows - start, rows] = -1
-        neighbours[rows], values = _smallest(block, count)
+        own = rows[rows < found]
+        block[own - start, own] = -1
+        neighbours[rows], values = _smallest(block[:, :found], count)
         doubtful = rows[_is_close(values, sizes, _DOUBT * (norms[rows] + norms.max()))]
-        again = exact_norms - 2 * (exact[doubtful] @ exact.T)
-        again[np.arange(len(doubtful)), doubtful] = -np.inf
+        again = exact_norms[:found] - 2 * (exact[doubtful] @ exact[:found].T)
+        again[doubtful < found, doubtful[doubtful < found]] = -np.inf
         neighbours[doubtful] = np.argsort(again, axis=1, kind="stable")[:, :count]
 
     step = max(32, _BLOCK_ENTRIES // n)
