@@ -170,10 +170,10 @@ def yolo_outputs():
     final = np.zeros((1, 40, 6), dtype=np.float32)
     final[0, 0] = [10, 20, 40, 80, 0.8, 0]
     final[0, 1] = [40, 50, 80, 70, 0.9, 2]
-    return {"v8": anchors.T[None], "v5": objectness[None], "end2end": final}
+    return {"v8": anchors.T[None], "v5": objectness[None], "v5-1": objectness[None, :9, :6], "end2end": final}
 
 
-@pytest.mark.parametrize("layout", ["v8", "v5", "end2end"])
+@pytest.mark.parametrize("layout", ["v8", "v5", "v5-1", "end2end"])
 def test_yolo_layouts_are_told_apart(layout):
     found = people(yolo_outputs()[layout], 0.4)
     np.testing.assert_allclose(found.boxes, [[10, 20, 30, 60]])

@@ -177,7 +177,8 @@ def letterbox(image: NDArray[np.uint8], side: int) -> tuple[NDArray[np.uint8], f
 def people(output: NDArray[np.float32], threshold: float) -> Detections:
     """Read the persons (class 0) out of a YOLO-style output.
 
-    Three layouts are told apart by their shape, C classes and A anchors (A > C + 5):
+    Three layouts are told apart by their shape, C classes and A anchors (A > C + 5), and for C = 1 by whether the last
+    column holds whole numbers:
         (1, A, 6): left, top, right, bottom, score, class; suppression is in the model (YOLOv10, `end2end` exports).
         (1, 4 + C, A): centre x, y, width, height, class scores (YOLOv8, YOLO11).
         (1, A, 5 + C): centre x, y, width, height, objectness, class scores (YOLOv5, YOLOX decoded).
@@ -188,7 +189,7 @@ def people(output: NDArray[np.float32], threshold: float) -> Detections:
     if output.ndim != 3 or output.shape[0] != 1 or min(output.shape[1:]) < 5:
         raise InputError(f"the detector's output has shape {output.shape}: use one of the layouts in docs/ingest.md")
     rows = output[0]
-    if rows.shape[1] == 6:
+    if rows.shape[1] == 6 and (rows[:, 5] == rows[:, 5].round()).all():
         rows = rows[(rows[:, 4] >= threshold) & (rows[:, 5] == 0)]
         return _from_corners(rows[:, :4], rows[:, 4])
     objectness = rows.shape[0] > rows.shape[1]
