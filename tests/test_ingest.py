@@ -5,6 +5,7 @@ import re
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -201,6 +202,21 @@ def test_a_video_that_is_done_is_left_alone_until_restarted(tmp_path, video):
     assert len(content(folder)) == 12
 
 
+@pytest.mark.parametrize("name", ["2026-05-03T12:00:00.avi", "pipe:0"])
+def test_a_colon_in_a_name_is_no_protocol(tmp_path, video, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(video.read_bytes())
+    with Video(Path(name)) as opened:
+        assert next(opened.read()).index == 0
+
+
+def test_a_name_that_is_not_utf_8_is_said(tmp_path, video):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/n\xff.avi"))
+    path.write_bytes(video.read_bytes())
+    with pytest.raises(InputError, match=r"n\\xff\.avi has a name that is not UTF-8: rename it"):
+        run(tmp_path / "g", path)
+
+
 def test_damaged_frames_are_counted_and_skipped(tmp_path, video):
     data = bytearray(video.read_bytes())
     chunks = [match.start() for match in re.finditer(b"00dc", data[: data.index(b"idx1")])]
@@ -378,6 +394,13 @@ def test_subfolders_are_tracks_and_damaged_files_are_skipped(tmp_path, crops):
         assert (tracks["0001"].items, tracks["0001"].modality) == (2, Modality.VISIBLE)
         assert tracks["0002"].modality is Modality.INFRARED
         assert all(item.time is None for item in gallery.items())
+
+
+def test_a_subfolder_between_its_files_does_not_split_a_track(tmp_path, crops):
+    (crops / "0001/aa").mkdir()
+    (crops / "0002/a.png").rename(crops / "0001/aa/a.png")
+    Image.open(crops / "0001/aa/a.png").save(crops / "0001/b.png")
+    assert run(tmp_path / "g", crops, modality="auto", start=None).tally.tracks == 3
 
 
 def test_a_folder_goes_on_with_what_is_new(tmp_path, crops):

@@ -59,7 +59,7 @@ def ingest_folder(
     """
     camera = plan.one_camera()
     sources = []
-    for path in find_images([folder]):
+    for path in sorted(find_images([folder]), key=lambda image: image.parent):  # a folder's own before its subfolders'
         name = path.relative_to(folder)
         track = None if path.parent == folder else name.parent.as_posix()
         sources.append(Source(path, name.as_posix(), camera, plan.fixed_modality, track, seconds=0.0))

@@ -56,7 +56,7 @@ class Video:
         if not path.is_file():
             raise InputError(f"there is no video {path}: check the path")
         try:
-            self._container = av.open(str(path))
+            self._container = av.open(str(path.absolute()))  # FFmpeg takes what stands before a colon for a protocol
         except (FFmpegError, OSError) as error:
             reason = error.strerror or type(error).__name__
             raise InputError(f"{path} cannot be opened as a video ({reason}): convert it or take it out") from error
