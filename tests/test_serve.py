@@ -1,5 +1,6 @@
 """The service: who may do what, what a search says and leaves behind, bounds, batches, the client."""
 
+import asyncio
 import io
 import json
 import threading
@@ -12,6 +13,7 @@ import pytest
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
 from PIL import Image
+from rich.console import Console
 from starlette.testclient import TestClient
 
 from serve_site import DAY, DIM, WHY, Colours, Site, encoded, serving
@@ -193,13 +195,14 @@ def test_simultaneous_pictures_share_a_forward_pass():
     assert all(size <= 4 for size in seen)
 
 
-def test_a_failing_model_fails_the_requests_that_wait(own_site):
+@pytest.mark.parametrize(("name", "failure"), [("embed", RuntimeError), ("embedder", InputError)])
+def test_a_failing_model_fails_the_requests_that_wait(own_site, monkeypatch, name, failure):
     site = own_site()
 
     def broken(*_, **__):
-        raise RuntimeError("/secret/path of the server")
+        raise failure("/secret/path of the server")
 
-    site.model.embed = broken
+    monkeypatch.setattr(Gallery if name == "embedder" else site.model, name, broken)
     form = {**WHY, "modality": "visible"}
     answer = site.ask("POST", "/v1/search/image", data=form, files={"image": ("a", encoded())})
     assert answer.status_code == 500
@@ -270,6 +273,16 @@ def test_refusals_say_when_to_come_back(own_site):
     assert 'vireid_refused_total{reason="failures"} 1.0' in site.http.get("/metrics").text
 
 
+def test_wrong_keys_that_come_together_are_counted_one_by_one(own_site):
+    site = own_site(failures=3)
+    verify, wrong = site.app.state.service.verify_from, f"vireid_{site.key_ids['ada']}_x"
+
+    async def guess():
+        return await asyncio.gather(*(verify("10.0.0.9", wrong) for _ in range(6)), return_exceptions=True)
+
+    assert [type(answer) for answer in asyncio.run(guess())] == [type(None)] * 3 + [Refusal] * 3
+
+
 def test_a_running_request_is_finished_before_the_service_ends(own_site):
     site = own_site()
     entered, release, embed = threading.Event(), threading.Event(), site.model.embed
@@ -311,6 +324,8 @@ def test_the_client_speaks_every_route(own_site, tmp_path):
         assert olga.search_item("c0/0-0", rerank="k-reciprocal", **WHY).rerank == "k-reciprocal"
         with pytest.raises(ServiceError, match="vireid serve --refine"):
             olga.search_item("c0/0-0", rerank="nformer", **WHY)
+        assert olga.search(encoded(), "visible", where=None, rerank=None, **WHY).candidates
+        assert olga.search_item("c0/0-0", where=None, k=None, **WHY).candidates
         assert olga.search_vector(np.ones(DIM), "visible", **WHY).verdict == "not calibrated"
         assert b"data:image/jpeg" in olga.contact_sheet(result)
 
@@ -386,6 +401,15 @@ def test_openapi_is_complete(site):
 )
 def test_addresses_that_others_reach_are_known(host, local):
     assert is_loopback(host) is local
+
+
+def test_serving_names_galleries_as_they_are_called(tmp_path, monkeypatch):
+    with Gallery.create(tmp_path / "g", dim=DIM, name="east [/wing]") as gallery:
+        gallery.keys.create("ada", "admin")
+    monkeypatch.setattr("uvicorn.run", lambda app, **_: None)
+    console = Console(file=io.StringIO())
+    serve([tmp_path / "g"], console=console)
+    assert "gallery east [/wing]: 0 items" in console.file.getvalue()
 
 
 def test_serving_needs_a_gallery_with_a_key(tmp_path):

@@ -269,8 +269,9 @@ def _sentence(answer: httpx.Response) -> str:
 
 
 def _plain(options: dict[str, Any]) -> dict[str, Any]:
-    """Return options as JSON values."""
-    return TypeAdapter(dict[str, Any]).dump_python(options, mode="json", exclude_none=True)
+    """Return the options that are given as JSON values."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return TypeAdapter(dict[str, Any]).dump_python(given, mode="json", exclude_none=True)
 
 
 def _row(vector: ArrayLike) -> list[float]:

@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartParser
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -22,9 +22,8 @@ from vireid.errors import InputError
 from vireid.gallery import Gallery, Reranker
 from vireid.serve import routes_admin, routes_items, routes_page, routes_search
 from vireid.serve.errors import status_and_sentence
-from vireid.serve.guard import Guard, is_api, is_open
+from vireid.serve.guard import Guard, error_answer
 from vireid.serve.limits import Limits
-from vireid.serve.page.render import error_page
 from vireid.serve.service import Service
 
 log = logging.getLogger("vireid.serve")
@@ -88,12 +87,9 @@ def create_app(
 
 
 async def answer_error(request: Request, error: Exception) -> Response:
-    """Return an error as JSON for programs, as a page for people."""
+    """Return an exception as an answer, see `error_answer`."""
     status, sentence = status_and_sentence(error)
-    path = request.url.path
-    if is_api(path) or (is_open(path) and path != "/login"):
-        return JSONResponse({"detail": sentence}, status, getattr(error, "headers", None))
-    return error_page(request, status, sentence)
+    return error_answer(request.scope, status, sentence, getattr(error, "headers", None))
 
 
 class Watch:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fastapi import HTTPException
 from starlette.datastructures import Headers
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vireid.serve.auth import COOKIE, Caller
 from vireid.serve.limits import Refusal
+from vireid.serve.page.render import error_page
 from vireid.serve.service import Service
 
 OPEN = ("/healthz", "/metrics", "/openapi.json", "/login", "/static/")
@@ -47,7 +50,7 @@ class Guard:
         except Refusal as refusal:
             self.service.metrics.refused.labels(refusal.reason).inc()
             headers = {"retry-after": str(refusal.retry_after)}
-            await JSONResponse({"detail": str(refusal)}, refusal.status, headers)(scope, receive, send)
+            await error_answer(scope, refusal.status, str(refusal), headers)(scope, receive, send)
 
     async def _serve_anyone(self, scope: Scope, receive: Receive, send: Send) -> None:
         bounded = _bounded(scope, receive, OPEN_BYTES)
@@ -82,6 +85,16 @@ def client_address(scope: Scope) -> str:
     """Return the client's address as the server sees it."""
     client = scope.get("client")
     return str(client[0]) if client else "unknown"
+
+
+def error_answer(scope: Scope, status: int, sentence: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Return an error as JSON for programs, as a page for people."""
+    path = scope["path"]
+    if is_api(path) or (is_open(path) and path != "/login"):
+        return JSONResponse({"detail": sentence}, status, headers)
+    page = error_page(Request(scope), status, sentence)
+    page.headers.update(headers or {})
+    return page
 
 
 def _unknown(scope: Scope) -> Response:

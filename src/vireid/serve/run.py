@@ -10,10 +10,12 @@ from pathlib import Path
 
 import uvicorn
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
 from vireid.errors import InputError
 from vireid.gallery import Gallery, NFormerReranker
+from vireid.gallery.database import shown
 from vireid.serve.app import create_app
 from vireid.serve.limits import Limits
 
@@ -50,7 +52,7 @@ def serve(
         galleries = [opened.enter_context(Gallery.open(location)) for location in locations]
         for location, gallery in zip(locations, galleries, strict=True):
             _require_key(location, gallery)
-            out.print(f"gallery {gallery.settings.name}: {_load(gallery, out):,} items")
+            out.print(f"gallery {escape(gallery.settings.name)}: {_load(gallery, out):,} items")
         refiners = {} if refine is None else {g.settings.id: NFormerReranker.open(refine, g) for g in galleries}
         if not is_loopback(host):
             out.print(f"[yellow]warning:[/yellow] {host} is reached from outside, {_PLAIN}")
@@ -87,5 +89,5 @@ def _load(gallery: Gallery, out: Console) -> int:
 
 def _require_key(location: str | Path, gallery: Gallery) -> None:
     if all(key.revoked for key in gallery.keys.list()):
-        command = f"vireid keys create --gallery {location} --user NAME --role admin"
-        raise InputError(f"gallery {location} has no API key: make one by {command}")
+        command = f"vireid keys create --gallery {shown(location)} --user NAME --role admin"
+        raise InputError(f"gallery {shown(location)} has no API key: make one by {command}")

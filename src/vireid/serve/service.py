@@ -18,7 +18,7 @@ from vireid.errors import InputError
 from vireid.gallery import RERANKERS, Gallery, Query, Receipt, Reranker, SearchResult, image_fingerprint
 from vireid.records import Modality
 from vireid.serve.auth import Caller, Sessions, find_caller
-from vireid.serve.batching import EmbeddingBatcher, Vector
+from vireid.serve.batching import EmbeddingBatcher, Embeds, Vector
 from vireid.serve.errors import found
 from vireid.serve.limits import Buckets, Limits, Load, Refusal
 from vireid.serve.metrics import Metrics
@@ -63,7 +63,14 @@ class Service:
 
     def _batcher(self, gallery: Gallery) -> EmbeddingBatcher:
         observe = self.metrics.batch.observe
-        return EmbeddingBatcher(gallery.embedder, self.limits.batch, self.limits.batch_wait, observe)
+
+        def load() -> Embeds:
+            try:
+                return gallery.embedder()
+            except InputError as error:  # names files of the server, which are not the client's business
+                raise RuntimeError("the gallery's bundle cannot be loaded") from error
+
+        return EmbeddingBatcher(load, self.limits.batch, self.limits.batch_wait, observe)
 
     async def run(self, function: Callable[..., T], *arguments: Any, **named: Any) -> T:
         """Call a blocking function in one of the service's few threads, waiting for a free one."""
@@ -83,7 +90,7 @@ class Service:
         return await to_thread.run_sync(find_caller, self.galleries, secret, limiter=self._hashing)
 
     async def verify_from(self, address: str, secret: str) -> Caller | None:
-        """Return whom a key belongs to, counting wrong ones.
+        """Return whom a key belongs to, counting wrong ones, also those that are sent at the same time.
 
         Args:
             address: of the client.
@@ -92,11 +99,12 @@ class Service:
         Raises:
             Refusal: 429 after too many wrong keys from this address.
         """
-        if self._failures.tokens(address) < 1:
-            raise Refusal(429, "failures", "too many wrong keys from this address: wait a minute", 60)
-        caller = await self.verify(secret)
-        if caller is None:
-            self._failures.take(address)
+        async with self._hashing:
+            if self._failures.tokens(address) < 1:
+                raise Refusal(429, "failures", "too many wrong keys from this address: wait a minute", 60)
+            caller = await to_thread.run_sync(find_caller, self.galleries, secret)
+            if caller is None:
+                self._failures.take(address)
         return caller
 
     async def picture(self, data: bytes) -> Image.Image:
