@@ -41,7 +41,7 @@ def read_picture(data: bytes, max_pixels: int) -> Image.Image:
         max_pixels: bound on width × height, checked before decoding.
 
     Raises:
-        UnreadablePicture: for another type, 16 bits a pixel, an animation or a damaged file.
+        UnreadablePicture: for another type, 16-bit grey, an animation or a damaged file.
         TooLarge: for too many pixels.
     """
     kind = picture_format(data)
