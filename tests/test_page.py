@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from serve_site import DAY, WHY, Site, encoded, serving
 from vireid.gallery import Camera, Gallery, NewItem
-from vireid.serve import create_app
+from vireid.serve import Limits, create_app
 from vireid.serve.page.forms import FilterForm
 from vireid.synth.difficulty import PRESETS
 from vireid.synth.shot import Shot, take
@@ -132,6 +132,18 @@ def test_mistakes_are_one_sentence_on_the_page(site, form, status, sentence):
     assert re.search(r'role="alert">([^<]+)<', answer.text)[1].startswith(sentence) or sentence in answer.text
 
 
+@pytest.mark.parametrize("script", [False, True])
+def test_a_page_that_is_refused_for_load_says_so_in_html(site, script):
+    vera = Visitor(site, "vera")
+    headers = {"x-fragment": "1"} if script else {}
+    with site.app.state.service.load.admit(site.key_ids["vera"]):
+        site.app.state.service.load._limits = Limits(requests_per_key=1)
+        answer = vera.http.post("/search", headers=headers)
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+    assert 'role="alert">This key has 1 requests running: wait' in answer.text
+    assert ("<html" in answer.text) is not script
+
+
 def test_pages_load_nothing_from_elsewhere_and_no_inline_code(site):
     olga = Visitor(site, "olga")
     pages = [olga.http.get(path) for path in ("/login", "/", "/?item=c0/0-0", "/pictures", "/verification")]
@@ -209,9 +221,6 @@ def station(run, tmp_path_factory):
         for pid, camid, shot in shots
     ]
     crops = [rendered(pid, "visible", 10 * camid + shot, camid) for pid, camid, shot in shots]
-    crops = [
-        rendered(pid, "visible", 10 * camid + shot, camid) for pid in range(6) for camid in (1, 2) for shot in range(3)
-    ]
     pictures = [Image.open(io.BytesIO(crop)) for crop in crops]
     gallery.add(items, gallery.embedder().embed(pictures, "visible"), crops)
     keys = [gallery.keys.create(user, "operator")[1] for user in ("olga", "otto")]
@@ -333,6 +342,8 @@ def test_the_keyboard_is_enough(visit):
     for key, rank in (("ArrowDown", 0), ("ArrowDown", 1), ("ArrowRight", 2), ("ArrowUp", 1)):
         page.keyboard.press(key)
         assert page.evaluate("document.activeElement.value") == found[rank]
+    page.keyboard.press("Shift+ArrowDown")
+    assert page.evaluate("document.activeElement.value") == found[1]
     outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
     assert outline == "solid"
     again = answered(page, lambda: page.keyboard.press("Enter"))

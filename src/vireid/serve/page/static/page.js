@@ -43,7 +43,8 @@ function show(results) {
 
 document.addEventListener("keydown", (event) => {
   const step = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1 }[event.key];
-  if (!step || event.target.matches("input, select, textarea, summary")) return;
+  const other = event.altKey || event.ctrlKey || event.metaKey || event.shiftKey;
+  if (!step || other || event.target.matches("input, select, textarea, summary")) return;
   const stops = [...document.querySelectorAll("[data-walk]")];
   const here = stops.indexOf(document.activeElement);
   const next = here < 0 ? stops[0] : stops[here + step];
