@@ -78,10 +78,10 @@ class Follower:
 
     def _apply(self, records: Connection, seen: int, progress: Progress | None) -> int:
         state = records.execute(select(StateRow)).one()
-        if 0 < seen < state.floor:
+        if seen < state.floor:
             self.engine.delete(where=EVERYTHING)
             seen = 0
-        if seen:
+        else:
             self._forget(records, seen, state.revision)
         changed = (ItemRow.revision > seen, ItemRow.revision <= state.revision)
         total = records.scalar(select(func.count()).select_from(ItemRow).where(*changed)) or 0
