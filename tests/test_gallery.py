@@ -19,7 +19,7 @@ from vireid.errors import InputError
 from vireid.gallery import Filter, Gallery, NewItem, Query, State, Use
 from vireid.gallery.database import HEAD
 from vireid.gallery.schema import Base
-from vireid.gallery.search import MESSAGES
+from vireid.gallery.search import DEEPEST, MESSAGES
 
 
 @pytest.fixture
@@ -149,6 +149,14 @@ def test_search_fills_its_tracks_past_a_crowded_one(gallery):
     assert result.candidates[0].track.id == "crowded"
 
 
+def test_a_search_never_asks_an_engine_for_more_than_the_deepest(gallery, people, monkeypatch):
+    asked = []
+    monkeypatch.setattr(gallery, "nearest", lambda *args: (asked.append(args[1]), Gallery.nearest(gallery, *args))[1])
+    gallery.items_per_track = 64  # as a crowded track leaves it
+    assert len(gallery.search(Query.from_vector(people[1][0]), use=USE, k=1000).candidates) == 12
+    assert asked == [DEEPEST]
+
+
 def test_a_stored_item_does_not_find_its_own_track(gallery, people):
     result = gallery.search(Query.from_item(gallery, "p2-t0-1"), use=USE, k=20)
     assert result.query == "item:p2-t0-1"
@@ -242,6 +250,19 @@ def test_a_shared_engine_takes_in_what_a_killed_writer_left(gallery, people, loc
     with Gallery.open(location) as third:
         assert (third.refresh(), pushed) == (34, [1, 34])
         third.delete(USE, ids=["new"])
+
+
+def test_a_first_push_that_was_killed_leaves_nothing_of_what_is_erased_then(gallery, people, location, monkeypatch):
+    server = ReferenceEngine()
+    server.shared = True
+    monkeypatch.setattr("vireid.gallery.gallery.open_engine", lambda *_: server)
+    server.add = lambda rows: (ReferenceEngine.add(server, rows), 1 / 0)
+    with Gallery.open(location) as first, pytest.raises(ZeroDivisionError):
+        first.refresh()
+    del server.add
+    with Gallery.open(location) as second:
+        second.erase(USE, person="person 0")
+        assert second.refresh() == len(server.rows) == second.count() == 30
 
 
 def test_a_reader_beside_a_writer(gallery, people):
@@ -436,6 +457,19 @@ def test_settings_that_are_fixed(tmp_path):
         assert gallery.configure(retention_days=3).retention_days == 3
     with Gallery.open(tmp_path / "g") as gallery:
         assert gallery.settings.retention_days == 3
+
+
+def test_settings_of_another_process_hold_without_a_search(gallery, people, location):
+    gallery.refresh()
+    with Gallery.open(location) as other:
+        other.configure(retention_days=30, require_purpose=False)
+        assert gallery.configure(purpose="theft").retention_days == 30
+        other.configure(retention_days=36_000, require_purpose=True)
+    with pytest.raises(InputError, match="give a purpose and a case"):
+        gallery.search(Query.from_vector(people[1][0]), use=Use(purpose="", case=""))
+    with Gallery.open(location) as other:
+        other.configure(retention_days=1)
+    assert gallery.retain(USE, now=NOON + timedelta(days=9)).items == len(people[0])
 
 
 def test_the_bundle_is_checked(run, tmp_path):

@@ -166,14 +166,15 @@ class Gallery(Catalogue):
         Raises:
             InputError: for another setting, a bad value, or a bundle that is not the gallery's own.
         """
-        before, after = self.settings, changed_settings(self.location, self.settings, changes)
+        before = read_settings(self.database, self.location)  # another process may have changed them
+        after = changed_settings(self.location, before, changes)
         if after != before:
             was, now = (settings.model_dump(mode="json") for settings in (before, after))
             details = {name: {"before": was[name], "after": now[name]} for name in now if was[name] != now[name]}
             self.audit.append("configure", use or self._use(), details=details)
             store_document(self.database, "settings", now)
-            self.settings = after
-        return self.settings
+        self.settings = after
+        return after
 
     def store_calibration(self, calibration: Calibration, *, use: Use | None = None) -> None:
         """Keep a calibration, see `vireid.gallery.calibrate`."""
@@ -317,8 +318,9 @@ class Gallery(Catalogue):
 
         An item of unknown time is as old as its time in the gallery.
         """
-        condition = expired(now or utc_now(), self.settings.retention_days, self.cameras.list())
-        return self._remove(use, "retain", {"retention_days": self.settings.retention_days}, condition)
+        days = read_settings(self.database, self.location).retention_days  # another process may have changed it
+        condition = expired(now or utc_now(), days, self.cameras.list())
+        return self._remove(use, "retain", {"retention_days": days}, condition)
 
     def maintain(self) -> None:
         """Give freed space back, forget what was deleted long ago, and compact the engine."""

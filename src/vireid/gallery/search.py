@@ -42,7 +42,7 @@ class SearchOptions:
     """How to search.
 
     Attributes:
-        k: tracks to return.
+        k: tracks to return; fewer where the nearest `DEEPEST` items hold fewer.
         where: which items count.
         rerank: a name in `RERANKERS`, a reranker, or None.
         rerank_top: tracks that are re-ranked.
@@ -106,8 +106,9 @@ def search(gallery: Gallery, queries: Sequence[Query], use: Use, options: Search
     Raises:
         InputError: without a purpose and a case where the gallery asks for them.
     """
-    check_use(use, gallery.settings.require_purpose)
     started, clock = utc_now(), perf_counter()
+    gallery.refresh()  # settings and calibration too
+    check_use(use, gallery.settings.require_purpose)
     found = nearest_tracks(gallery, queries, options)
     results = []
     with gallery.database.read() as records:
@@ -167,7 +168,6 @@ def nearest_tracks(gallery: Gallery, queries: Sequence[Query], options: SearchOp
     A calibrated gallery is searched by modality: the similarities of two pairs of modalities do not compare, so the
     nearest of one could hide those of the other that are above their threshold.
     """
-    gallery.refresh()  # the calibration too
     calibration, where = gallery.calibration, options.where
     if calibration is None:
         return _nearest(gallery, queries, options, where)
@@ -183,7 +183,7 @@ def nearest_tracks(gallery: Gallery, queries: Sequence[Query], options: SearchOp
 def _nearest(gallery: Gallery, queries: Sequence[Query], options: SearchOptions, where: Filter) -> list[list[Best]]:
     wanted = max(options.k, options.rerank_top) if options.rerank else options.k
     matrix = np.stack([query.vector for query in queries]) if queries else np.empty((0, gallery.settings.dim))
-    depth = wanted * gallery.items_per_track
+    depth = min(wanted * gallery.items_per_track, DEEPEST)
     while True:
         hits = gallery.nearest(matrix, depth, where)
         rows = zip(queries, hits.keys.tolist(), hits.scores.tolist(), hits.tracks.tolist(), strict=True)
