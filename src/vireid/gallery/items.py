@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sqlalchemy import ColumnElement, Connection, Select, delete, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Select, delete, func, insert, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -219,11 +219,15 @@ def _replaced(
         if (row.track, row.vector, row.jpeg) != after[row.id]
     }
     tracks = {row.track for row in changed.values()}
-    verified = session.scalars(select(ConfirmationRow.track).where(among(ConfirmationRow.track, tracks))).first()
-    if verified is not None:
-        item = next(row.id for row in changed.values() if row.track == verified)
+    looked_at = or_(
+        among(ConfirmationRow.track, tracks), among(ConfirmationRow.query, [f"item:{item_id}" for item_id in changed])
+    )
+    found = session.execute(select(ConfirmationRow.track, ConfirmationRow.query).where(looked_at)).first()
+    if found is not None:
+        item = next(row for row in changed.values() if found.track == row.track or found.query == f"item:{row.id}")
+        which = "which people are verifying" if found.track == item.track else "and people are verifying a search by it"
         raise InputError(
-            f"item {item!r} belongs to track {verified!r}, which people are verifying: "
+            f"item {item.id!r} belongs to track {item.track!r}, {which}: "
             "store the new picture under another id and track, or erase the track first"
         )
     return {id: None if row.jpeg is None else hashlib.sha256(row.jpeg).hexdigest() for id, row in changed.items()}
