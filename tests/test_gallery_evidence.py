@@ -5,10 +5,11 @@ import sqlite3
 
 import numpy as np
 import pytest
+from sqlalchemy.exc import IntegrityError
 
 from gallery_people import DIM, USE, make_people
 from vireid.errors import InputError
-from vireid.gallery import Calibration, Filter, Gallery, NewItem, PairCalibration, Query
+from vireid.gallery import Calibration, Filter, Gallery, NewItem, PairCalibration, Query, export_subject
 from vireid.gallery.audit import audit_file
 from vireid.gallery.types import utc_now
 
@@ -94,6 +95,33 @@ def test_what_people_have_looked_at_is_not_replaced(gallery, state, change):
     gallery.add(items, vectors, crops)
     gallery.erase(USE, track="p0-t0")
     gallery.add([other[0]], other[1][None], [other[2]])
+
+
+def test_what_was_searched_with_is_not_replaced_under_the_answer(gallery):
+    items, vectors, crops = make_people()
+    gallery.confirmations.propose("item:p0-t0-0", "p0-t1", USE)
+    sentence = "'p0-t0-0' belongs to track 'p0-t0', and people are verifying a search by it: store the new picture"
+    with pytest.raises(InputError, match=sentence):
+        gallery.add(items[:2], vectors[20:22], crops[20:22])
+    gallery.add(items[1:2], vectors[20:21], crops[20:21])
+    gallery.erase(USE, track="p0-t0")
+    gallery.add(items[:1], vectors[20:21], crops[20:21])
+
+
+def test_nothing_is_decided_or_handed_out_without_the_log(gallery, tmp_path):
+    found = gallery.confirmations.propose("sha256:0", "p0-t1", USE)
+    with sqlite3.connect(audit_file(gallery.location)) as file:
+        file.execute("CREATE TRIGGER full BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'disk full'); END")
+    for call in (
+        lambda: gallery.confirmations.propose("sha256:1", "p0-t1", USE),
+        lambda: gallery.confirmations.confirm(found.id, USE),
+        lambda: gallery.confirmations.reject(found.id, USE),
+        lambda: export_subject(gallery, tmp_path / "out.zip", USE, person="person 0"),
+    ):
+        with pytest.raises(IntegrityError, match="disk full"):
+            call()
+    assert gallery.confirmations.list() == [found]
+    assert not (tmp_path / "out.zip").exists()
 
 
 def test_settings_and_calibrations_are_in_the_log(gallery):

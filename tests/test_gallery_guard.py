@@ -395,6 +395,9 @@ def test_export_errors(gallery, tmp_path):
         export_subject(gallery, tmp_path / "a", USE)
     with pytest.raises(InputError, match="nothing is stored of track 'x'"):
         export_subject(gallery, tmp_path / "a", USE, track="x")
+    for label in ("", "x" * 201, "\udcff"):
+        with pytest.raises(InputError, match="cannot use persons"):
+            export_subject(gallery, tmp_path / "a", USE, person=label)
     with pytest.raises(InputError, match="give a purpose and a case"):
         export_subject(gallery, tmp_path / "a", Use(purpose="", case=""), track="p0-t0")
 

@@ -57,7 +57,7 @@ class Confirmations:
             )
             session.add(row)
             result = _confirmation(row)
-        self._log("propose", use, result)
+            self._log("propose", use, result)
         return result
 
     def confirm(self, confirmation_id: str, use: Use) -> Confirmation:
@@ -74,7 +74,7 @@ class Confirmations:
             row.verified_by = [*row.verified_by, use.user]
             row.changed = to_milliseconds(utc_now())
             result = _confirmation(row)
-        self._log("confirm", use, result)
+            self._log("confirm", use, result)
         return result
 
     def reject(self, confirmation_id: str, use: Use) -> Confirmation:
@@ -88,7 +88,7 @@ class Confirmations:
             row.state, row.rejected_by = State.REJECTED.value, use.user
             row.changed = to_milliseconds(utc_now())
             result = _confirmation(row)
-        self._log("reject", use, result)
+            self._log("reject", use, result)
         return result
 
     def get(self, confirmation_id: str) -> Confirmation:

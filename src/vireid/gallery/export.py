@@ -17,6 +17,7 @@ from vireid.files import replacing
 from vireid.gallery.gallery import Gallery
 from vireid.gallery.search import check_use
 from vireid.gallery.types import Confirmation, Filter, Item, State, Use, utc_now
+from vireid.options import checked
 
 NOTICE = (
     "Candidates ranked by similarity of clothing and build, not identifications. A track is called confirmed only "
@@ -31,7 +32,7 @@ def export_subject(
 
     Tracks are `candidate` in it until two people have confirmed them in the case of `use`. The confirmations of every
     case are in it: those of its tracks, and as `searched` those of searches by one of its items. Only the owner of the
-    files may read them.
+    files may read them. The audit log has it before it is written.
 
     Args:
         gallery: where from.
@@ -48,20 +49,21 @@ def export_subject(
         raise InputError("name one person or one track to export")
     if out.exists():
         raise InputError(f"{out} exists already: export to a new folder or .zip file")
-    where = Filter(persons=(person,)) if person is not None else Filter(tracks=(str(track),))
+    asked = {"persons": (person,)} if person is not None else {"tracks": (track,)}
+    where = checked(Filter, asked, "cannot use")
     items = [item for batch, _ in gallery.scan(where) for item in batch]
     if not items:
         named = f"{'person' if person else 'track'} {person or track!r}"
         raise InputError(f"nothing is stored of {named}: check how it is written, or whether it was deleted")
     started = utc_now()
     manifest = _manifest(gallery, items, use)
+    details = {"person": person, "track": track, "items": len(items), "tracks": manifest["tracks"]}
+    gallery.audit.append("export", use, started=started, results=[item.id for item in items], details=details)
     files = _files(gallery, items, manifest)
     if out.suffix == ".zip":
         _write_zip(out, files)
     else:
         _write_folder(out, files)
-    details = {"person": person, "track": track, "items": len(items), "tracks": manifest["tracks"]}
-    gallery.audit.append("export", use, started=started, results=[item.id for item in items], details=details)
     return out
 
 
