@@ -61,14 +61,15 @@ def create(
     Example: `vireid gallery create --gallery station --bundle best.safetensors --retention-days 3`
     """
     from vireid.gallery import Gallery
+    from vireid.gallery.database import shown
 
     options: dict[str, Any] = {"dtype": dtype, "engine": engine, "require_purpose": require_purpose}
     options |= {"purpose": purpose, "retention_days": retention_days, "name": name}
     with Gallery.create(gallery, bundle=bundle, dim=dim, **options) as made:
         console.print(
-            escape(f"gallery {made.settings.name} at {gallery}, vectors of {made.settings.dim}"), soft_wrap=True
+            escape(f"gallery {made.settings.name} at {shown(gallery)}, vectors of {made.settings.dim}"), soft_wrap=True
         )
-    console.print(f"next: vireid ingest VIDEO --camera gate --gallery {escape(gallery)}", soft_wrap=True)
+    console.print(f"next: vireid ingest VIDEO --camera gate --gallery {escape(shown(gallery))}", soft_wrap=True)
 
 
 @gallery_app.command()

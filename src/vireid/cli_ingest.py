@@ -53,6 +53,7 @@ def ingest(
     `vireid ingest crops/ --camera gate --modality infrared --gallery station`
     """
     from vireid.gallery import Gallery, Use
+    from vireid.gallery.database import shown
 
     try:
         from vireid.ingest import Plan
@@ -81,7 +82,7 @@ def ingest(
     for notice in outcome.notices:
         console.print(f"[yellow]note:[/yellow] {escape(notice)}", soft_wrap=True, highlight=False)
     console.print(_summary(outcome.tally, time.monotonic() - began))
-    console.print(f"next: vireid serve --gallery {escape(gallery)}", soft_wrap=True, highlight=False)
+    console.print(f"next: vireid serve --gallery {escape(shown(gallery))}", soft_wrap=True, highlight=False)
 
 
 def _summary(tally: Tally, seconds: float) -> Table:

@@ -42,7 +42,7 @@ class Limits(Options):
     failures: int = Field(20, gt=0)
     searches: int = Field(4, gt=0)
     batch: int = Field(16, gt=0)
-    batch_wait: float = Field(0.004, ge=0)
+    batch_wait: float = Field(0.004, ge=0, le=1)
     session_hours: float = Field(8, gt=0)
 
     @classmethod
