@@ -17,6 +17,7 @@ from vireid.cli import app
 from vireid.cli_options import write_figure
 from vireid.data import open_dataset
 from vireid.evaluation.strangers import embed_strangers
+from vireid.files import explain
 from vireid.recipe import load_recipe
 from vireid.records import Modality
 
@@ -136,3 +137,9 @@ def test_doctor_and_methods():
     methods = CliRunner().invoke(app, ["methods"])
     assert "agw" in methods.output
     assert "vireid_best" in methods.output
+
+
+def test_text_that_is_not_utf8_gets_its_sentence():
+    with pytest.raises(UnicodeEncodeError) as caught:
+        "A. M\udcffller".encode()
+    assert explain(caught.value) == "A. M\\xffller is not UTF-8: write it in UTF-8"

@@ -34,7 +34,7 @@ def main() -> None:
     """Run the command line; a user's mistake prints one sentence and exits with code 2."""
     try:
         app()
-    except (InputError, OSError) as error:
+    except (InputError, OSError, UnicodeEncodeError) as error:
         sentence = str(error) if isinstance(error, InputError) else explain(error)
         if sentence is None:
             raise
