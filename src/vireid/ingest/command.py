@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vireid.embed import SUFFIXES
 from vireid.errors import InputError
-from vireid.files import shown
+from vireid.files import require_utf8
 from vireid.gallery import Gallery, Use
 from vireid.gallery.types import utc_now
 from vireid.ingest.detect import Detector
@@ -46,8 +46,7 @@ def ingest(
     """
     if not source.exists():
         raise InputError(f"there is no file or folder {source} to ingest: check the path")
-    if (name := shown(source.resolve())) != str(source.resolve()):
-        raise InputError(f"{name} has a name that is not UTF-8: rename it")
+    require_utf8(source.resolve())
     if source.suffix.lower() in SUFFIXES:
         raise InputError(f"{source} is a single picture: name the folder that it lies in, or a video")
     use = plan.use or Use(purpose=gallery.settings.purpose, case="")
