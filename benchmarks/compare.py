@@ -28,7 +28,7 @@ import results_page
 from ladder import RESULTS, Results, Run, definition, trained
 from results_page import COST, LADDERS, SPECTRA, contenders
 from vireid import training
-from vireid.allocator import keep_freed_memory
+from vireid.allocator import kept_memory
 from vireid.data.datamodule import ImageBatches, image_source
 from vireid.data.sampler import epoch_batches
 from vireid.environment import cpu_model, git_commit
@@ -64,12 +64,12 @@ def run(
 @app.command()
 def cost(root: Root, steps: int = 8) -> None:
     """Measure each method's training step and embedding on one resident batch, the median of some steps."""
-    keep_freed_memory(torch.device("cpu"))
     costs: dict[str, Any] = {"cpu": cpu_model(), "commit": git_commit(), "threads": torch.get_num_threads()}
     for ladder in LADDERS:
         recipe = load_recipe(packaged_recipe(definition(ladder)["recipe"], "synthetic"), root=root)
         if not issubclass(method_class(recipe.method), Refiner):
-            costs[ladder] = measured(*prepared(recipe), steps)
+            with kept_memory(torch.device("cpu")):
+                costs[ladder] = measured(*prepared(recipe), steps)
             Console().print(ladder, costs[ladder])
     write_text(COST, json.dumps(costs, indent=1) + "\n")
 

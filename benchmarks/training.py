@@ -8,7 +8,7 @@ are augmented one by one by PIL in loader processes, a triplet loss that loops o
 `vireid train` is the command's own code with its loader, augmentation, losses, checks, progress bar and logs. `bare` is
 forward, cross-entropy, backward and optimiser on one resident random batch, in the precision that `vireid train` takes.
 The network is the same in all three. The first steps, which fill caches and choose kernels, are not counted. Each
-backbone has its own process, in which freed memory goes back to the system until `keep_freed_memory` is called.
+backbone has its own process; "memory given back" is the bare network without `kept_memory`.
 """
 
 import json
@@ -33,7 +33,7 @@ from torchvision import transforms
 
 import vireid.training.run as training
 from measure import print_header
-from vireid.allocator import keep_freed_memory
+from vireid.allocator import kept_memory
 from vireid.data import open_dataset
 from vireid.data.images import decode
 from vireid.data.sampler import epoch_batches
@@ -196,11 +196,11 @@ def measured(name, root, steps, batch, compiled):
         row = {"case": name, "precision": choose_precision(make_method(recipe, records), device).name}
         row["plain"] = plain(recipe, records, steps, device)
         row["bare, memory given back"] = bare(recipe, records, steps, device)
-        keep_freed_memory(device)
-        row["bare"] = bare(recipe, records, steps, device)
-        row["vireid train"], row["gpu percent"] = ours(recipe, steps)
-        if compiled:
-            row["bare, torch.compile"] = bare(recipe, records, steps, device, compiled=True)
+        with kept_memory(device):
+            row["bare"] = bare(recipe, records, steps, device)
+            row["vireid train"], row["gpu percent"] = ours(recipe, steps)
+            if compiled:
+                row["bare, torch.compile"] = bare(recipe, records, steps, device, compiled=True)
         return row
 
 

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 PROGRAM = """
-import platform, resource, torch
-from vireid.allocator import keep_freed_memory
+import platform, psutil, resource, torch
+from vireid.allocator import kept_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -17,17 +17,22 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 given_back = faults()
-keep_freed_memory(torch.device("cpu"))
-faults()
-print(platform.libc_ver()[0], given_back, faults())
+with kept_memory(torch.device("cpu")):
+    with kept_memory(torch.device("cpu")):
+        faults()
+    kept = faults()
+    torch.ones(50_000_000)
+    within = psutil.Process().memory_info().rss
+print(platform.libc_ver()[0], given_back, kept, within - psutil.Process().memory_info().rss)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc")
-def test_large_blocks_are_cleared_by_the_system_once():
+def test_large_blocks_are_cleared_by_the_system_once_and_given_back_in_the_end():
     plain = {name: value for name, value in os.environ.items() if name not in ("LD_PRELOAD", "MALLOC_CONF")}
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, env=plain)
-    libc, given_back, kept = done.stdout.split()
+    libc, given_back, kept, returned = done.stdout.split()
     if libc != "glibc":
         pytest.skip(libc)
     assert 4 * int(kept) < int(given_back)
+    assert int(returned) > 150_000_000

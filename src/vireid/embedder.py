@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vireid.allocator import keep_freed_memory
+from vireid.allocator import kept_memory
 from vireid.bundle import BundleCard, load_bundle
 from vireid.data.augment import flip_keypoints
 from vireid.data.datamodule import ImageBatches, image_source, loader
@@ -115,16 +115,16 @@ class Embedder:
             cache: keep decoded images, those of all records, in the image cache.
             progress: called with (images done, N).
         """
-        keep_freed_memory(self.device)
         self._warn(pose_notice(self.method, records.keypoints, len(records)))
         dataset = ImageBatches(records, image_source(records, self.image_size, cache), records.pid)
         rows = np.arange(len(records)) if rows is None else rows
         batches = [rows[i : i + batch_size].tolist() for i in range(0, len(rows), batch_size)]
         parts: list[Features] = []
-        for index, batch in enumerate(loader(dataset, batches)):
-            parts.append({name: value.cpu() for name, value in self.features(batch, flip).items()})
-            if progress is not None:
-                progress(min((index + 1) * batch_size, len(rows)), len(rows))
+        with kept_memory(self.device):
+            for index, batch in enumerate(loader(dataset, batches)):
+                parts.append({name: value.cpu() for name, value in self.features(batch, flip).items()})
+                if progress is not None:
+                    progress(min((index + 1) * batch_size, len(rows)), len(rows))
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def features_of(self, images: Sequence[ImageLike], modality: Sequence[int], flip: bool = False) -> Features:

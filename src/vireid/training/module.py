@@ -10,7 +10,6 @@ from lightning import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
 
-from vireid.allocator import keep_freed_memory
 from vireid.errors import InputError
 from vireid.losses import gathering
 from vireid.methods import Method
@@ -48,7 +47,6 @@ class TrainingModule(LightningModule):
 
     def on_fit_start(self) -> None:
         """Compare the label map's digest across ranks, before a step is taken on labels that mean different people."""
-        keep_freed_memory(self.device)
         if self.trainer.world_size > 1:
             digest = torch.tensor(int(self.label_map, 16) >> 1, device=self.device)
             require_equal_labels(torch.as_tensor(self.all_gather(digest)).flatten())

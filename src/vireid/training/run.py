@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from rich.console import Console
 from rich.markup import escape
 
+from vireid.allocator import kept_memory
 from vireid.bundle import BundleCard
 from vireid.data import find_dataset, open_dataset, require_root
 from vireid.data.datamodule import TrainingData, describe_split
@@ -115,7 +116,7 @@ def _fit(recipe: Recipe, run: Path, checkpoint: Path | None, console: Console, l
     with _quiet_lightning():
         log = open_log(run, trained_epochs(checkpoint))
         trainer = _trainer(recipe, run, log, data.steps, bundles, precision, launch)
-        with one_voice(trainer):
+        with one_voice(trainer), kept_memory(default_device()):
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     return run / "last.safetensors"
 
