@@ -81,9 +81,8 @@ def write_text(path: Path, text: str, *, private: bool = False) -> None:
 def explain(error: OSError | UnicodeEncodeError) -> str | None:
     """Return the sentence for what a user named and cannot be read, written or kept as text; None for other errors."""
     if isinstance(error, UnicodeEncodeError):
-        return (
-            f"{shown(str(error.object))} is not UTF-8: write it in UTF-8" if error.reason.startswith("surr") else None
-        )
+        text = shown(str(error.object))
+        return f"{text} is not UTF-8: write it in UTF-8" if "surrogates" in error.reason else None
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
         return f"{error.filename} cannot be made, as a file stands in its way: name another place"
     if error.errno == errno.EISDIR:
