@@ -57,7 +57,7 @@ def run(
     for number in seed or [0, 1, 2]:
         for light in spectrum or SPECTRA:
             for ladder, rung in contenders(method or LADDERS):
-                one = Run(ladder, trained(ladder, rung), light, number)
+                one = Run(*trained(ladder, rung), light, number)
                 one.finish(root, override or [], work, results, keep=True)
 
 

@@ -7,9 +7,10 @@
 A ladder is a YAML file in benchmarks/ladders: a recipe; the ladder whose whole method is a refiner's encoder, trained
 if its run is not there; which rung is the whole method; and for each rung the `--set` overrides that make it. A rung
 `{of: RUNG, …}` is the training of another rung, tested otherwise: the rest are fields of `EvaluateRequest`, or
-`unrefined: true` for a refiner's encoder. A run that has its JSON in --results is skipped, one that was interrupted
-is resumed, one that another process is at is left to it: the script can be started again at any time, and several
-times side by side.
+`unrefined: true` for a refiner's encoder. A rung `{of: RUNG, ladder: LADDER}` is another ladder's, since both recipes
+make the same training, to the bit. A run that has its JSON in --results is skipped, one that was interrupted is
+resumed, one that another process is at is left to it: the script can be started again at any time, and several times
+side by side.
 """
 
 from __future__ import annotations
@@ -53,16 +54,17 @@ def main(
 ) -> None:
     """Train and evaluate the rungs of one ladder."""
     for number in seed or [0, 1, 2]:
-        for name in trainings(definition(ladder)):
-            if asked(rung or [""], definition(ladder), name):
-                Run(ladder, name, spectrum, number).finish(root, override or [], work, results, keep)
+        for origin in asked(ladder, rung or [""]):
+            Run(*origin, spectrum, number).finish(root, override or [], work, results, keep)
 
 
-def asked(starts: list[str], ladder: dict[str, Any], trained: str) -> bool:
-    """Tell whether a training, or one of its tests, is named; a start that is a whole name means that rung alone."""
-    whole = ladder["rungs"].keys()
-    names = test_rungs(ladder, trained)
-    return any(name == start if start in whole else name.startswith(start) for start in starts for name in names)
+def asked(ladder: str, starts: list[str]) -> list[tuple[str, str]]:
+    """Return the trainings of the rungs that are named; a start that is a whole name means that rung alone."""
+    rungs = definition(ladder)["rungs"]
+    named = {
+        start: [start] if start in rungs else [name for name in rungs if name.startswith(start)] for start in starts
+    }
+    return list(dict.fromkeys(trained(ladder, name) for names in named.values() for name in names))
 
 
 def definition(ladder: str) -> dict[str, Any]:
@@ -112,7 +114,9 @@ class Run(NamedTuple):
     def encoder(self) -> Run | None:
         """Return the run that a refiner's features are of: another ladder's whole method."""
         name = definition(self.ladder).get("encoder")
-        return None if name is None else self._replace(ladder=name, rung=trained(name, definition(name)["whole"]))
+        if name is None:
+            return None
+        return Run(*trained(name, definition(name)["whole"]), self.spectrum, self.seed)
 
     @property
     def name(self) -> str:
@@ -139,16 +143,17 @@ def trainings(ladder: dict[str, Any]) -> dict[str, list[str]]:
     return {name: rung for name, rung in ladder["rungs"].items() if isinstance(rung, list)}
 
 
-def trained(ladder: str, rung: str) -> str:
-    """Return the rung whose training gives this one's result."""
-    rungs = definition(ladder)
-    return next(name for name in trainings(rungs) if rung in test_rungs(rungs, name))
+def trained(ladder: str, rung: str) -> tuple[str, str]:
+    """Return the ladder and the rung whose training gives this one's result."""
+    own = definition(ladder)["rungs"][rung]
+    return (ladder, rung) if isinstance(own, list) else trained(own.get("ladder", ladder), own["of"])
 
 
-def test_rungs(ladder: dict[str, Any], trained: str) -> dict[str, dict[str, Any]]:
-    """Return the rungs that one training gives, itself first, each with what is different at test time."""
+def test_rungs(ladder: dict[str, Any], training: str) -> dict[str, dict[str, Any]]:
+    """Return the rungs of a ladder that one training gives, itself first, with what is different at test time."""
     tested = {name: dict(rung) for name, rung in ladder["rungs"].items() if isinstance(rung, dict)}
-    return {trained: {}, **{name: rung for name, rung in tested.items() if rung.pop("of") == trained}}
+    own = {name: rung for name, rung in tested.items() if "ladder" not in rung and rung.pop("of") == training}
+    return {training: {}, **own}
 
 
 def score(folder: Path, changes: dict[str, Any]) -> dict[str, Any]:

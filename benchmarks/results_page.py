@@ -67,7 +67,7 @@ def write() -> None:
     entries = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.*.*.*.json"))]
     costs = json.loads(COST.read_text()) if COST.exists() else {}
     page = [INTRODUCTION, *(side_by_side(spectrum, entries, costs) for spectrum in SPECTRA), notes(costs)]
-    page += [section(ladder, [e for e in entries if e["ladder"] == ladder]) for ladder in LADDERS]
+    page += [section(ladder, entries) for ladder in LADDERS]
     write_text(ROOT / "docs" / "results.md", "\n".join(part for part in page if part))
     figure(ranked("nir", entries), costs).savefig(ROOT / "docs" / "images" / "results.png", dpi=120)
     tables = {name: readme_table(entries, headings) for name, headings in READMES.items()}
@@ -86,7 +86,8 @@ unless the recipe says so, no re-ranking or refinement unless the line says so, 
 `python benchmarks/compare.py write` from the files in `benchmarks/results`, which `compare.py run` and `ladder.py`
 make. A line of one seed has no spread: differences of a few points between such lines mean nothing. An equal seed gives
 equal figures on one machine only: six trainings repeated on another moved by up to 2.7 points of rank-1 and 1.5 of mAP.
-A `+` after a commit: with changes not yet committed.
+A `+` after a commit: with changes not yet committed. A rung that is the same training as another ladder's, to the bit,
+is trained once and stands in both.
 
 **How the classifiers are trained matters more than most parts.** With 2,000 identities and 16 of them in a batch, a row
 of an identity classifier has a gradient of its own once in 125 steps; Adam makes full steps of the noise in between.
@@ -129,14 +130,15 @@ EfficientNet-Lite0 at 128 × 64, float32, threads: {made["threads"]}, {made["cpu
 def section(ladder: str, entries: Entries) -> str:
     """One ladder's tables, a table a spectrum."""
     own = definition(ladder)
-    lines = [f"\n## {own['title']}, part by part\n"] if entries else []
+    lines = [f"\n## {own['title']}, part by part\n"]
     for spectrum in SPECTRA:
         seen = [e for e in entries if e["spectrum"] == spectrum]
-        if seen:
-            lines += [f"{spectrum.upper()}, {provenance(seen)}.\n", *head("rung", *HEADER)]
-            runs = {rung: [e for e in seen if e["rung"] == rung] for rung in own["rungs"]}
-            lines += [*(cells(rung, *scores(found)) for rung, found in runs.items() if found), ""]
-    return "\n".join(lines)
+        runs = {rung: found for rung in own["rungs"] if (found := of(seen, Line(ladder, rung)))}
+        shown = [e for found in runs.values() for e in found]
+        if any(e["ladder"] == ladder for e in shown):
+            lines += [f"{spectrum.upper()}, {provenance(shown)}.\n", *head("rung", *HEADER)]
+            lines += [*(cells(rung, *scores(found)) for rung, found in runs.items()), ""]
+    return "\n".join(lines) if lines[1:] else ""
 
 
 def provenance(entries: Entries) -> str:
@@ -182,8 +184,10 @@ def ranked(spectrum: str, entries: Entries) -> dict[Line, Entries]:
 
 
 def of(entries: Entries, line: Line) -> Entries:
-    """Return a line's runs."""
-    return [e for e in entries if (e["ladder"], e["rung"]) == line]
+    """Return a line's runs, which may be another ladder's."""
+    own = definition(line.ladder)["rungs"][line.rung]
+    measured = (own["ladder"], own["of"]) if "ladder" in own else line
+    return [e for e in entries if (e["ladder"], e["rung"]) == measured]
 
 
 def best_first(found: dict[Line, Entries]) -> dict[Line, Entries]:
