@@ -31,6 +31,7 @@ from vireid.ingest.track import MIN_HITS, Linker  # noqa: E402
         ("2026-05-03T21:00Z", datetime(2026, 5, 3, 21, tzinfo=UTC)),
         ("2026-05-03T21:00:00", "has no time zone: add the camera's"),
         ("yesterday", "is no ISO 8601 time: write it like"),
+        ("9999-12-31T23:00:00Z", "lies outside the years 2 to 9998"),
     ],
 )
 def test_start_times_need_a_zone(text, answer):

@@ -128,8 +128,8 @@ def parse_time(text: str) -> datetime:
     """Read an ISO 8601 time with its zone.
 
     Raises:
-        InputError: for another form, or without a zone: a search by time across cameras must not depend on where the
-            computer stands.
+        InputError: for another form, a year that no recording can have, or without a zone: a search by time across
+            cameras must not depend on where the computer stands.
     """
     try:
         time = datetime.fromisoformat(text)
@@ -137,6 +137,8 @@ def parse_time(text: str) -> datetime:
         raise InputError(f"start time {text!r} is no ISO 8601 time: write it like 2026-05-03T21:00:00+02:00") from error
     if time.tzinfo is None:
         raise InputError(f"start time {text!r} has no time zone: add the camera's, such as {text}+02:00, or Z for UTC")
+    if not 1 < time.year < 9999:  # room for zones and for the length of a recording
+        raise InputError(f"start time {text!r} lies outside the years 2 to 9998: give the time of the recording")
     return time
 
 

@@ -140,5 +140,5 @@ def _creation_time(metadata: dict[str, str]) -> datetime | None:
     """Read `creation_time`, ISO 8601 in UTC by QuickTime's and Matroska's rules; 1904 and 1970 mean unset."""
     with suppress(KeyError, ValueError):
         time = datetime.fromisoformat(metadata["creation_time"])
-        return time if time.tzinfo is not None and time.year > 1970 else None
+        return time if time.tzinfo is not None and 1970 < time.year < 9999 else None
     return None
