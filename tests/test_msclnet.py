@@ -518,8 +518,9 @@ def test_test_features_need_none_of_the_three_parts():
     assert len(groups["backbone"]) == len(list(model.network.parameters()))
 
 
-def test_full_trunks_start_equal_and_share_nothing():
-    shared, full = tiny(), tiny(share="none")
+@pytest.mark.parametrize("specific_until", ["none", "stem", "layer1"])
+def test_full_trunks_start_equal_and_share_nothing(specific_until):
+    shared, full = (tiny(specific_until=specific_until, share=share) for share in ("agw", "none"))
     trunk = sum(p.numel() for p in shared.network.shared.parameters())
     stems = sum(p.numel() for p in shared.network.specific.parameters())
     assert sum(p.numel() for p in full.network.parameters()) == stems + 2 * trunk

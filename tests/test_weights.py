@@ -70,6 +70,11 @@ def test_trunks_of_their_own_start_with_their_modality_s_stem(tensors):
             assert all(torch.equal(v, tensors[f"network.{prefix}.{name}"].to(v.dtype)) for name, v in state.items())
     stems = [encoder[0].stages["stem"] for encoder in hicmd.generator.attribute_encoders]
     assert not set(stems[0].parameters()) & set(stems[1].parameters())
+    apart = {"share": "none", "specific_until": "none"}
+    trunks = build("msclnet", num_classes=3, backbone=BackboneOptions(weights=SHIPPED), **apart).network.specific
+    for modality, trunk in zip(Modality, trunks, strict=True):
+        stem = next(trunk.parameters())
+        assert torch.equal(stem, tensors[f"network.specific.{int(modality)}.0.0.weight"].to(stem.dtype))
 
 
 def test_it_is_of_one_backbone():

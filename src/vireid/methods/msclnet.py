@@ -140,9 +140,10 @@ class MSCLNet(AGWNetwork):
     Options = MSCLNetOptions
 
     def __init__(self, num_classes: int, backbone: BackboneOptions, options: MSCLNetOptions) -> None:
-        super().__init__(num_classes, backbone, options)
+        apart = {"specific_until": "stem"} if options.share == "none" else {}
+        super().__init__(num_classes, backbone, options.model_copy(update=apart))
         self.options = o = options
-        if o.share == "none":
+        if apart:
             _separate_trunks(self.network)
         self.wrt = WeightedRegularizedTriplet(o.wrt)
         dim, streams = self.embedding_dim, {"shared": 1, "separate": len(Modality)}
@@ -277,6 +278,7 @@ def _by_modality(streams: nn.ModuleList, rows: Tensor, modality: Tensor) -> Tens
 
 def _separate_trunks(network: TwoStream) -> None:
     """Give each modality its own copy of all that it shares."""
-    stems = [list(stem.children()) for stem in network.specific] or [[]] * len(Modality)
-    network.specific = nn.ModuleList(nn.Sequential(*stem, *copy.deepcopy(network.shared)) for stem in stems)
+    network.specific = nn.ModuleList(
+        nn.Sequential(*own.children(), *copy.deepcopy(network.shared)) for own in network.specific
+    )
     network.shared = nn.Sequential()
