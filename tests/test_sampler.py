@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from vireid.data.sampler import Sampling, epoch_batches, steps_per_epoch
 from vireid.errors import InputError
+from vireid.recipe import load_recipe, packaged_recipe, packaged_recipes, recipe_names
 
 
 def table(identities=10, visible=7, infrared=7):
@@ -21,6 +22,18 @@ def table(identities=10, visible=7, infrared=7):
 def test_epoch_length(visible, infrared, steps):
     modality = np.array([0] * visible + [1] * infrared)
     assert steps_per_epoch(modality, Sampling()) == steps
+
+
+@pytest.mark.parametrize(
+    ("data", "images"), [("sysu_mm01", (22258, 11909)), ("regdb", (2060, 2060)), ("llcm", (16946, 13975))]
+)
+def test_recipes_expect_the_batches_of_the_complete_training_set(data, images):
+    modality = np.repeat([0, 1], images)
+    names = [name for name in recipe_names() if data in packaged_recipes(name)]
+    recipes = [load_recipe(packaged_recipe(name, data)) for name in names]
+    own = [r for r in recipes if r.sampling.steps is None and r.method != "nformer"]  # which counts sequences
+    assert len(own) >= 8
+    assert [r.expected_steps for r in own] == [steps_per_epoch(modality, r.sampling) for r in own]
 
 
 def test_cross_batches_pair_the_labels_of_both_modalities():
