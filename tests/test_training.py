@@ -143,6 +143,7 @@ def test_only_float16_on_a_gpu_scales_losses(name, device, scaled):
     [
         ("optimizers.main.lr_scale.trunk=2", "no parameter group trunk"),
         ("validation.feature=maps", "validation.feature=maps: method agw has no such vector, use global, pooled"),
+        ("validation.protocol=sysu-all", "protocol sysu-all is for sysu_mm01, not manifest: use cross-ir2vis or"),
         ("method=cmlspge", "6 stripes do not divide the 4 rows of the feature map"),
     ],
 )

@@ -7,11 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vireid.data import find_dataset, open_dataset, require_root
+from vireid.data import open_dataset, require_root
 from vireid.data.images import Progress
 from vireid.embedder import Embedder
 from vireid.errors import InputError
-from vireid.evaluation.evaluate import Evaluation, FeatureTable, find_protocol, join_trials, protocol_splits
+from vireid.evaluation.evaluate import (
+    Evaluation,
+    FeatureTable,
+    find_protocol,
+    find_protocols,
+    join_trials,
+    protocol_splits,
+)
 from vireid.evaluation.presets import GENERIC, cross
 from vireid.evaluation.protocols import Protocol
 from vireid.evaluation.provenance import Subject, check_trials
@@ -200,9 +207,6 @@ def resolve_protocols(request: EvaluateRequest, data: str | None) -> list[Protoc
     if known is not None:
         query, gallery = (Modality(1 - known) if side is None else side for side in named)
         return [cross(query, gallery)]
-    own = find_dataset(data or "manifest").protocols
-    protocols = [find_protocol(name) for name in request.protocols or own]
-    for protocol in protocols:
-        if data is not None and protocol.data_set not in (data, GENERIC):
-            raise InputError(f"protocol {protocol.name} is for {protocol.data_set}, not {data}: use {' or '.join(own)}")
-    return protocols
+    if data is None and request.protocols:
+        return [find_protocol(name) for name in request.protocols]
+    return find_protocols(request.protocols, data or GENERIC)

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vireid.data import find_dataset
 from vireid.data.images import Progress
 from vireid.embedder import Embedder
 from vireid.environment import git_commit
 from vireid.errors import InputError
 from vireid.evaluation.distances import DistanceBlock
 from vireid.evaluation.features_file import read_features
-from vireid.evaluation.presets import PRESETS
+from vireid.evaluation.presets import GENERIC, PRESETS
 from vireid.evaluation.protocols import Index, Protocol
 from vireid.evaluation.provenance import is_synthetic
 from vireid.evaluation.refine import Refinement
@@ -224,6 +225,20 @@ def find_protocol(name: str) -> Protocol:
     if name not in PRESETS:
         raise InputError(f"unknown protocol {name!r}: use one of {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def find_protocols(names: Sequence[str], data: str) -> list[Protocol]:
+    """Return presets by name, the data set's own where none is named.
+
+    Raises:
+        InputError: for an unknown protocol, or one of another data set.
+    """
+    own = find_dataset(data).protocols
+    protocols = [find_protocol(name) for name in names or own]
+    for protocol in protocols:
+        if protocol.data_set not in (data, GENERIC):
+            raise InputError(f"protocol {protocol.name} is for {protocol.data_set}, not {data}: use {' or '.join(own)}")
+    return protocols
 
 
 def on_split(protocol: Protocol, split: str) -> Protocol:

@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, inference_mode
 
 from vireid.bundle import BundleCard, read_card
-from vireid.data import find_dataset
 from vireid.data.images import Progress
 from vireid.embedder import Embedder
 from vireid.errors import InputError
 from vireid.evaluation.command import resolve_bundle
-from vireid.evaluation.evaluate import Evaluation, FeatureTable, find_protocol, protocol_splits
+from vireid.evaluation.evaluate import Evaluation, FeatureTable, find_protocols, protocol_splits
 from vireid.evaluation.presets import PRESETS
 from vireid.evaluation.protocols import Protocol
 from vireid.evaluation.provenance import is_synthetic, origin
@@ -86,7 +85,7 @@ def read_run(folder: Path, progress: Progress | None = None) -> Run:
         raise InputError(f"run {folder} has no last.safetensors: finish it with vireid train --resume {folder}")
     recipe = load_recipe(folder / "recipe.yaml")
     environment, (losses, scores) = _read_json(folder / "environment.json"), read_log(folder / "logs" / "metrics.csv")
-    protocols = both_directions([find_protocol(name) for name in find_dataset(recipe.data.name).protocols])
+    protocols = both_directions(find_protocols((), recipe.data.name))
     splits = set().union(*(protocol_splits(protocol) for protocol in protocols))
     records = open_records(recipe).where(split=splits)
     bundles = [path for name in ("last", "best") if (path := folder / f"{name}.safetensors").is_file()]

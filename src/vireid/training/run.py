@@ -24,7 +24,7 @@ from vireid.data.findings import count_findings
 from vireid.embedder import pose_notice
 from vireid.environment import describe_environment, git_commit
 from vireid.errors import InputError
-from vireid.evaluation.evaluate import find_protocol
+from vireid.evaluation.evaluate import find_protocols
 from vireid.evaluation.provenance import is_synthetic
 from vireid.files import write_text
 from vireid.methods import Method, Refiner, build
@@ -92,7 +92,8 @@ def _fit(recipe: Recipe, run: Path, checkpoint: Path | None, console: Console, l
     console.quiet = console.quiet or not is_rank_zero()
     seed_everything(recipe.seed, workers=True, verbose=False)
     records = open_records(recipe)
-    protocol = find_protocol(recipe.validation.protocol or find_dataset(recipe.data.name).protocols[0])
+    named = recipe.validation.protocol
+    protocol = find_protocols(() if named is None else (named,), recipe.data.name)[0]
     refines = recipe.encoder is not None
     with progress_bar("decoding images into the cache", console) as show:
         data = FeatureSequences(recipe, records, run, show) if refines else TrainingData(recipe, records, show)
