@@ -78,6 +78,7 @@ HOSTILE = {
     "16-bit grey PNG": (grey_16(), 415),
     "pixel bomb": (bomb(), 413),
     "monstrous bomb": (bomb(2**31 - 1), 413),
+    "JPEG of many scans": (encoded() + b"\xff\xda" * 501, 415),
     "too many bytes": (encoded() + bytes(2**20), 413),
 }
 
@@ -100,6 +101,14 @@ def test_hostile_files_are_refused_and_change_nothing(small_site, name, route):
     assert answer.status_code == status, answer.text
     assert set(answer.json()) == {"detail"}
     assert small_site.state() == before
+
+
+@pytest.mark.parametrize(("charset", "status"), [("punycode", 415), ("UTF-8", 422)])
+def test_forms_are_in_utf_8(small_site, charset, status):
+    kind = {"content-type": f"multipart/form-data; boundary=x; charset={charset}"}
+    body = b'--x\r\nContent-Disposition: form-data; name="modality"\r\n\r\nvisible\r\n--x--\r\n'
+    answer = small_site.ask("POST", "/v1/search/image", content=body, headers=kind)
+    assert answer.status_code == status, answer.text
 
 
 def test_a_body_without_declared_length_is_cut_off(small_site):

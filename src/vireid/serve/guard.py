@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fastapi import HTTPException
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
@@ -20,6 +21,8 @@ OPEN = ("/healthz", "/metrics", "/openapi.json", "/login", "/static/")
 
 OPEN_BYTES = 4096
 """Largest body there: a sign-in form."""
+
+_CHARSETS = (b"utf-8", b"utf8", b"us-ascii")
 
 
 class Guard:
@@ -45,6 +48,10 @@ class Guard:
                 await _unknown(scope)(scope, receive, send)
                 return
             scope.setdefault("state", {})["caller"] = caller
+            if _charset(scope) not in _CHARSETS:  # some of Python's decoders take seconds for what a form may hold
+                sentence = "the form is in another character set: send it in UTF-8"
+                await error_answer(scope, 415, sentence)(scope, receive, send)
+                return
             with self.service.load.admit(caller.key.id):
                 await self.app(scope, _bounded(scope, receive, self.service.limits.body_bytes), send)
         except Refusal as refusal:
@@ -104,6 +111,11 @@ def _unknown(scope: Scope) -> Response:
     if scope["method"] == "GET":
         return RedirectResponse("/login", 303)
     return Response("your session has ended: sign in again", 401, media_type="text/plain")
+
+
+def _charset(scope: Scope) -> bytes:
+    _, options = parse_options_header(Headers(scope=scope).get("content-type", ""))
+    return options.get(b"charset", _CHARSETS[0]).lower()
 
 
 def _bounded(scope: Scope, receive: Receive, limit: int) -> Receive:

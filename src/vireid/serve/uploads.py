@@ -12,6 +12,8 @@ from vireid.errors import InputError
 
 _SIDE = 1024
 _QUALITY = 92
+_SCANS = 500
+"""Progressive JPEGs have about ten scans; a decoder passes over the whole picture for each."""
 
 
 class UnreadablePicture(InputError):
@@ -41,12 +43,14 @@ def read_picture(data: bytes, max_pixels: int) -> Image.Image:
         max_pixels: bound on width × height, checked before decoding.
 
     Raises:
-        UnreadablePicture: for another type, 16-bit grey, an animation or a damaged file.
+        UnreadablePicture: for another type, 16-bit grey, an animation, a JPEG of very many scans or a damaged file.
         TooLarge: for too many pixels.
     """
     kind = picture_format(data)
     if kind is None:
         raise UnreadablePicture("the upload is no JPEG, PNG or WebP file: convert the picture to one of them")
+    if kind == "JPEG" and data.count(b"\xff\xda") > _SCANS:
+        raise UnreadablePicture(f"the JPEG has more than {_SCANS} scans: save it again without progression")
     try:
         with Image.open(BytesIO(data), formats=[kind]) as image:
             if image.width * image.height > max_pixels:
