@@ -166,7 +166,9 @@ def test_two_people_confirm_on_the_page(site):
     assert olga.send("/verification", **decision).status_code == 303
     assert "A second person must confirm" in olga.search().text
     assert olga.send("/verification", **decision).status_code == 409
-    assert "Confirm too" in otto.http.get("/verification").text
+    waiting = otto.http.get("/verification").text
+    assert "Confirm too" in waiting
+    assert '<input name="purpose" required' in waiting
     assert otto.send("/verification", **decision).status_code == 303
     assert "by olga and otto" in vera.http.get("/verification?case=2026-117").text
     assert "Nothing is waiting" in vera.http.get("/verification?case=other").text
@@ -326,9 +328,31 @@ def test_drop_search_pick_rerank_confirm_and_export(visit):
 
     other = visit(user=1)
     other.click("text=Verification")
+    other.fill("#state-1 [name=purpose]", "second look")
     other.click("#state-1 [value=confirm]")
     other.wait_for_selector("#state-1 .badge.confirmed")
     assert "by olga and otto" in other.inner_text("#state-1")
+
+
+def test_the_newest_search_is_shown_and_a_failed_decision_can_be_made_again(visit):
+    page = visit()
+    ask(page)
+    held = []
+    page.route("**/search", lambda route: route.continue_() if held else held.append(route))
+    page.evaluate("document.getElementById('item').value = 'cam-1/0-0'")
+    page.click(".go button")
+    wait_until(page, "document.getElementById('results').hasAttribute('aria-busy')")
+    page.evaluate("document.getElementById('item').value = 'cam-2/4-0'")
+    assert "cam-2/4-0" not in answered(page, lambda: page.click(".go button"))
+    assert held[0].request.failure == "net::ERR_ABORTED"
+    page.route("**/verification", lambda route: route.fulfill(status=503, body='<p class="notice">at its bound</p>'))
+    page.click("#state-1 [value=confirm]")
+    page.wait_for_selector("#state-1 .notice")
+    page.complaints.clear()
+    page.unroute("**/verification")
+    page.click("#state-1 [value=confirm]")
+    page.wait_for_selector("#state-1 .confirmed-once")
+    assert page.locator("#state-1 .notice").count() == 0
 
 
 def test_the_keyboard_is_enough(visit):

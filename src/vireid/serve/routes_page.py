@@ -197,6 +197,7 @@ async def decide(
 ) -> Response:
     """Confirm or reject a candidate in the signed-in user's name."""
     session.check(form.csrf)
+    session.purpose, session.case = form.purpose, form.case
     entry = await service.run(_decide, caller, form)
     if not wants_fragment(request):
         return RedirectResponse("/verification", 303)

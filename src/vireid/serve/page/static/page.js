@@ -3,6 +3,7 @@
 
 const byId = (id) => document.getElementById(id);
 const search = byId("search");
+const asked = new Map(); // the newest request for each place: what an older one brings is not shown
 
 document.addEventListener("submit", async (event) => {
   const form = event.target;
@@ -11,17 +12,25 @@ document.addEventListener("submit", async (event) => {
   if (!place || button?.hasAttribute("formaction")) return;
   event.preventDefault();
   if (form === search) choose(button);
+  else if (asked.has(place)) return; // one decision at a time
+  asked.get(place)?.abort();
+  const turn = new AbortController();
+  asked.set(place, turn);
   place.setAttribute("aria-busy", "true");
+  let [text, well] = ['<p class="notice" role="alert">The service does not answer: try again.</p>', false];
   try {
     const body = new FormData(form, button);
-    const answer = await fetch(form.action, { method: "POST", body, headers: { "X-Fragment": "1" } });
+    const headers = { "X-Fragment": "1" };
+    const answer = await fetch(form.action, { method: "POST", body, headers, signal: turn.signal });
     if (answer.status === 401) return location.assign("/login");
-    place.innerHTML = await answer.text();
-  } catch {
-    place.innerHTML = '<p class="notice" role="alert">The service does not answer: try again.</p>';
-  } finally {
-    place.removeAttribute("aria-busy");
-  }
+    [text, well] = [await answer.text(), answer.ok];
+  } catch {}
+  if (asked.get(place) !== turn) return;
+  asked.delete(place);
+  place.removeAttribute("aria-busy");
+  place.querySelector(":scope > .notice")?.remove();
+  if (well || form === search) place.innerHTML = text;
+  else form.insertAdjacentHTML("beforebegin", text); // it can be decided again
   if (form === search) show(place);
 });
 
