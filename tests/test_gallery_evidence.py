@@ -2,6 +2,7 @@
 
 import hashlib
 import sqlite3
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -77,18 +78,20 @@ def test_what_is_added_and_replaced_is_in_the_log(gallery):
 
 
 @pytest.mark.parametrize("state", ["candidate", "confirmed once", "rejected"])
-@pytest.mark.parametrize("change", ["vector", "crop", "track"])
+@pytest.mark.parametrize("change", ["vector", "crop", "track", "time", "id"])
 def test_what_people_have_looked_at_is_not_replaced(gallery, state, change):
     items, vectors, crops = make_people()
     proposed = gallery.confirmations.propose("sha256:0", "p0-t0", USE)
     if state != "candidate":
         (gallery.confirmations.reject if state == "rejected" else gallery.confirmations.confirm)(proposed.id, USE)
+    fields = {"track": "another", "time": items[5].time + timedelta(days=1), "id": "one more"}
     other = (
-        items[0].model_copy(update={"track": "another"} if change == "track" else {}),
+        items[0].model_copy(update={change: fields[change]} if change in fields else {}),
         vectors[5 if change == "vector" else 0],
         crops[5 if change == "crop" else 0],
     )
-    sentence = "'p0-t0-0' belongs to track 'p0-t0', which people are verifying: store the new picture under another id"
+    belongs = f"'{other[0].id}' belongs to track 'p0-t0', which people are verifying"
+    sentence = f"{belongs}: store the new picture under another id"
     with pytest.raises(InputError, match=sentence):
         gallery.add([other[0]], other[1][None], [other[2]])
     assert gallery.crop("p0-t0-0") == crops[0]

@@ -29,7 +29,8 @@ from vireid.records import Modality
 
 Executor = Session | Connection
 
-_COLUMNS = ("id", "camera", "modality", "time", "track", "box", "frame", "source", "person", "added")
+_GIVEN = ("id", "camera", "modality", "time", "track", "box", "frame", "source", "person")
+_COLUMNS = (*_GIVEN, "added")
 
 
 # built once: building a statement takes longer than running it
@@ -39,7 +40,7 @@ _ITEMS = select(
 _ITEMS_BY_KEY = _ITEMS.where(among(ItemRow.key, "keys"))
 _VECTORS = select(VectorRow.key, VectorRow.vector).where(among(VectorRow.key, "keys"))
 _STORED = (
-    select(ItemRow.id, ItemRow.track, VectorRow.vector, CropRow.jpeg)
+    select(*(getattr(ItemRow, name) for name in _GIVEN), VectorRow.vector, CropRow.jpeg)
     .join(VectorRow, VectorRow.key == ItemRow.key)
     .join(CropRow, CropRow.key == ItemRow.key, isouter=True)
     .where(among(ItemRow.id, "ids"))
@@ -87,7 +88,7 @@ def put_items(
     """Insert items, or replace those whose ids are stored already.
 
     Returns:
-        by id, of the items whose vector, picture or track changed, the SHA-256 of the picture before, None without one.
+        by id, of the items that changed in anything, the SHA-256 of the picture before, None without one.
 
     Raises:
         InputError: when a track would span two cameras or modalities, or people have looked at what would change.
@@ -212,22 +213,22 @@ def remove_items(session: Session, revision: int, *where: ColumnElement[bool]) -
 def _replaced(
     session: Session, items: Sequence[NewItem], blobs: Sequence[bytes], crops: Sequence[bytes | None]
 ) -> dict[str, str | None]:
-    after = {item.id: (item.track or item.id, *rest) for item, *rest in zip(items, blobs, crops, strict=True)}
-    changed = {
-        row.id: row
-        for row in session.execute(_STORED, {"ids": list(after)})
-        if (row.track, row.vector, row.jpeg) != after[row.id]
-    }
-    tracks = {row.track for row in changed.values()}
+    after = {item.id: (*_row(item).values(), *rest) for item, *rest in zip(items, blobs, crops, strict=True)}
+    before = {row.id: row for row in session.execute(_STORED, {"ids": list(after)})}
+    changed = {id: row for id, row in before.items() if tuple(row) != after[id]}
+    touched = {row.track: row.id for row in changed.values()}
+    touched |= {item.track or item.id: item.id for item in items if item.id in changed or item.id not in before}
     looked_at = or_(
-        among(ConfirmationRow.track, tracks), among(ConfirmationRow.query, [f"item:{item_id}" for item_id in changed])
+        among(ConfirmationRow.track, touched), among(ConfirmationRow.query, [f"item:{item_id}" for item_id in changed])
     )
     found = session.execute(select(ConfirmationRow.track, ConfirmationRow.query).where(looked_at)).first()
     if found is not None:
-        item = next(row for row in changed.values() if found.track == row.track or found.query == f"item:{row.id}")
-        which = "which people are verifying" if found.track == item.track else "and people are verifying a search by it"
+        item = touched.get(found.track, found.query.removeprefix("item:"))
+        track, which = found.track, "which people are verifying"
+        if found.track not in touched:
+            track, which = changed[item].track, "and people are verifying a search by it"
         raise InputError(
-            f"item {item.id!r} belongs to track {item.track!r}, {which}: "
+            f"item {item!r} belongs to track {track!r}, {which}: "
             "store the new picture under another id and track, or erase the track first"
         )
     return {id: None if row.jpeg is None else hashlib.sha256(row.jpeg).hexdigest() for id, row in changed.items()}
