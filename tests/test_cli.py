@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import vireid
 from trees import write_manifest
 from vireid.cli import app
-from vireid.cli_options import write_figure
+from vireid.cli_options import plain, write_figure
 from vireid.data import open_dataset
 from vireid.evaluation.strangers import embed_strangers
 from vireid.files import explain
@@ -143,3 +143,7 @@ def test_text_that_is_not_utf8_gets_its_sentence():
     with pytest.raises(UnicodeEncodeError) as caught:
         "A. M\udcffller".encode()
     assert explain(caught.value) == "A. M\\xffller is not UTF-8: write it in UTF-8"
+
+
+def test_a_stored_text_gives_the_terminal_no_orders():
+    assert plain("\x1b[2J\x9b[red]a\nb") == "\ufffd[2J\ufffd\\[red]a\nb"

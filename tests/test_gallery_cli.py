@@ -56,6 +56,12 @@ def test_from_crops_to_an_answer_and_back_to_nothing(run, manifest, tmp_path, mo
     key = call("keys", "create", *place, "--user", "ada", "--role", "operator").output.split()[2]
     assert "ada" in call("keys", "list", *place).output
     call("keys", "revoke", key, *place)
+    for command, option, file, sentence in (
+        (["delete", "--camera", "gate"], "--receipt", tmp_path, "is a folder"),
+        (["search", "--item", "none"], "--sheet", "x.jpg", "a contact sheet is a .png or .html file"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            call("gallery", *command, *place, *USE, option, file)
     call("gallery", "delete", *place, "--camera", "gate", *USE, "--receipt", tmp_path / "receipt.json")
     assert json.loads((tmp_path / "receipt.json").read_text())["items"] == 48
     call("gallery", "retain", *place)

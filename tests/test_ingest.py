@@ -415,6 +415,25 @@ def test_a_folder_goes_on_with_what_is_new(tmp_path, crops):
     assert {row["time"] for row, *_ in after.values()} == {NOON}
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"camera": ("yard",)}, "is stored with camera gate, not yard: ingest it as before"),
+        ({"modality": "infrared"}, "is stored with modality visible, not infrared"),
+        ({"start": NOON + timedelta(hours=1)}, "is stored with time 2026-05-03 12:00:00"),
+    ],
+)
+def test_what_is_stored_is_not_stored_otherwise(tmp_path, crops, options, sentence):
+    run(tmp_path / "g", crops, use=Use(purpose="why", case="9"))
+    before = content(tmp_path / "g")
+    with pytest.raises(InputError, match=sentence):
+        run(tmp_path / "g", crops, **options)
+    assert content(tmp_path / "g") == before
+    with Gallery.open(tmp_path / "g") as gallery:
+        added = [entry.entry for entry in gallery.audit.entries() if entry.entry["action"] == "add"]
+    assert {(entry["purpose"], entry["case"]) for entry in added} == {("why", "9")}
+
+
 def write_manifest(root):
     rows = "0001/a.png,7,1,visible,2.5\n0001/b.png,-1,2,visible,3\n0002/a.png,7,2,infrared,\n"
     (root / "manifest.csv").write_text("path,pid,camid,modality,timestamp\n" + rows)
@@ -441,6 +460,8 @@ def test_manifests_bring_cameras_modality_and_time(tmp_path, crops, with_persons
     [
         ({"modality": "visible"}, "names the modality of each image: leave --modality out"),
         ({"modality": "auto", "camera": ("gate",)}, "name them by --camera CAMID=NAME, not 'gate'"),
+        ({"modality": "auto", "camera": ("--3=gate",)}, "name them by --camera CAMID=NAME, not '--3=gate'"),
+        ({"modality": "auto", "camera": ("3= ",)}, "name them by --camera CAMID=NAME, not '3= '"),
     ],
 )
 def test_manifests_refuse_what_has_no_place(tmp_path, crops, options, sentence):

@@ -195,7 +195,8 @@ def test_a_contact_sheet_is_exported_and_logged(site):
     sheet = olga.http.get(link)
     assert sheet.headers["content-disposition"] == 'attachment; filename="candidates.html"'
     assert sheet.text.count("data:image/jpeg") == 5
-    assert site.gallery.audit.entries()[-1].entry["action"] == "export"
+    entry = site.gallery.audit.entries()[-1].entry
+    assert [entry[name] for name in ("action", "purpose", "case")] == ["export", WHY["purpose"], WHY["case"]]
     assert Visitor(site, "vera").http.get(link).status_code == 403
     assert olga.http.get("/sheet/none").status_code == 404
 

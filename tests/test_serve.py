@@ -18,8 +18,9 @@ from starlette.testclient import TestClient
 
 from serve_site import DAY, DIM, WHY, Colours, Site, encoded, serving
 from vireid.client import Client, ServiceError
-from vireid.errors import InputError
-from vireid.gallery import Camera, Filter, Gallery, NewItem, Role, verify_lines
+from vireid.errors import BusyError, InputError
+from vireid.gallery import Camera, Filter, Gallery, NewItem, Role, Use, verify_lines
+from vireid.gallery.keys import KeyRing
 from vireid.records import Modality
 from vireid.serve import Limits, create_app
 from vireid.serve.batching import EmbeddingBatcher
@@ -119,6 +120,10 @@ def test_a_revoked_key_ends_at_once_and_a_key_opens_its_own_gallery_only(own_sit
     assert answer.status_code == 404
     site.gallery.keys.revoke(site.key_ids["ada"])
     assert http.get("/v1/items", headers={"authorization": f"Bearer {site.keys['ada']}"}).status_code == 401
+    Gallery.destroy(site.gallery.location, Use(**WHY))
+    answers = [http.get("/v1/items", headers={"authorization": f"Bearer {s}"}) for s in (foreign, site.keys["olga"])]
+    assert [answer.status_code for answer in answers] == [200, 401]
+    assert http.get("/metrics").status_code == 200
     app.state.service.close()
 
 
@@ -164,6 +169,7 @@ BAD_SEARCHES = [
     ({"vector": [0.0] * DIM, **WHY}, 409, "zero"),
     ({"vector": [1e39] * DIM, **WHY}, 409, "not finite"),
     ({"vector": ["x"] * DIM, **WHY}, 422, "vector.0:"),
+    ({**SEARCH, "where": {"cameras": ["c"] * 1001}}, 422, "where.cameras:"),
     ([1, 2], 422, ""),
 ]
 
@@ -195,9 +201,13 @@ def test_simultaneous_pictures_share_a_forward_pass():
     assert all(size <= 4 for size in seen)
 
 
-@pytest.mark.parametrize(("name", "failure"), [("embed", RuntimeError), ("embedder", InputError)])
-def test_a_failing_model_fails_the_requests_that_wait(own_site, monkeypatch, name, failure):
+@pytest.mark.parametrize(
+    ("name", "failure", "bundle", "status"),
+    [("embed", RuntimeError, None, 500), ("embedder", InputError, "/x", 500), ("embedder", InputError, None, 409)],
+)
+def test_a_failing_model_fails_the_requests_that_wait(own_site, monkeypatch, name, failure, bundle, status):
     site = own_site()
+    site.gallery.settings = site.gallery.settings.model_copy(update={"bundle": bundle})
 
     def broken(*_, **__):
         raise failure("/secret/path of the server")
@@ -205,9 +215,19 @@ def test_a_failing_model_fails_the_requests_that_wait(own_site, monkeypatch, nam
     monkeypatch.setattr(Gallery if name == "embedder" else site.model, name, broken)
     form = {**WHY, "modality": "visible"}
     answer = site.ask("POST", "/v1/search/image", data=form, files={"image": ("a", encoded())})
-    assert answer.status_code == 500
+    assert answer.status_code == status
     assert "secret" not in answer.text
     assert answer.headers["content-security-policy"]
+
+
+def test_what_is_busy_can_be_asked_again(site, monkeypatch):
+    def busy(*_):
+        raise BusyError("another process has been writing")
+
+    monkeypatch.setattr(KeyRing, "revoke", busy)
+    answer = site.ask("DELETE", "/v1/keys/x")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert site.ask("GET", "/v1/items?start=0001-01-01T00:00:00%2B14:00").status_code == 422
 
 
 def test_token_buckets_refill():

@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
 
 from vireid.cli_guard import Case, GalleryOption, Purpose, use_of
+from vireid.cli_options import plain
 from vireid.errors import InputError
 
 console = Console(emoji=False)
@@ -67,7 +67,7 @@ def confirmations(
     with Gallery.open(gallery) as opened:
         for found in opened.confirmations.list(case=case, state=state):
             people = (", ".join(found.verified_by), found.rejected_by or "")
-            texts = map(escape, (found.case, found.track, found.state, *people))
+            texts = map(plain, (found.case, found.track, found.state, *people))
             table.add_row(*texts, f"{found.changed:%Y-%m-%d %H:%M}")
     console.print(table)
 
@@ -94,4 +94,4 @@ def _decide(
         decided = getattr(opened.confirmations, decision)(proposed.id, use)
     people = " and ".join(decided.verified_by) if decision == "confirm" else decided.rejected_by
     rest = ": a second person must confirm it" if decided.state == "confirmed once" else ""
-    console.print(f"track {escape(track)} is {decided.state}, by {escape(people)}{rest}", soft_wrap=True)
+    console.print(f"track {plain(track)} is {decided.state}, by {plain(people)}{rest}", soft_wrap=True)

@@ -12,7 +12,7 @@ from rich.table import Column, Table
 
 from vireid.cli_confirm import confirm, confirmations, reject
 from vireid.cli_guard import Case, GalleryOption, Purpose, audit_app, cameras_app, keys_app, use_of
-from vireid.cli_options import figure_option, write_figure
+from vireid.cli_options import figure_option, plain, writable, write_figure
 from vireid.errors import InputError
 from vireid.files import write_text
 from vireid.options import checked
@@ -30,7 +30,9 @@ Tracks = Annotated[list[str] | None, typer.Option("--track", help="track, repeat
 Persons = Annotated[list[str] | None, typer.Option("--person", help="person label, repeated for several")]
 Start = Annotated[str | None, typer.Option(help="earliest time, ISO 8601 with zone")]
 End = Annotated[str | None, typer.Option(help="latest time, ISO 8601 with zone")]
-ReceiptOption = Annotated[Path | None, typer.Option("--receipt", help="also write the receipt to this JSON file")]
+ReceiptOption = Annotated[
+    Path | None, typer.Option("--receipt", help="also write the receipt to this JSON file", callback=writable)
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -129,8 +131,10 @@ def search(
     Example: `vireid gallery search night.jpg --gallery station --modality infrared --top 20
     --purpose "lost child" --case 2026-117 --among visible --sheet sheet.html`
     """
-    from vireid.gallery import Filter, Gallery, NFormerReranker, Query, contact_sheet
+    from vireid.gallery import Filter, Gallery, NFormerReranker, Query, contact_sheet, require_sheet_place
 
+    if sheet is not None:
+        require_sheet_place(sheet)
     if (image is None) == (item is None):
         raise InputError("search with a picture or with --item ID, one of the two")
     conditions = {"cameras": camera, "modality": among, "start": start, "end": end, "persons": person}
@@ -139,9 +143,9 @@ def search(
         query = Query.from_item(opened, item) if item else Query.from_image(str(image), modality, opened.embedder())
         again = rerank if refine is None else NFormerReranker.open(refine, opened)
         result = opened.search(query, use=use, k=top, where=where, rerank=again, include_below=below)
+        _print_candidates(result)
         if sheet is not None:
             contact_sheet(opened, result, sheet, use)
-    _print_candidates(result)
 
 
 @gallery_app.command()
@@ -244,7 +248,7 @@ def stats(gallery: GalleryOption) -> None:
     for entry in found.cameras:
         times = (f"{time:%Y-%m-%d %H:%M}" if time else "unknown" for time in (entry.first, entry.last))
         known = "yes" if entry.camera.described else "[yellow]describe it[/yellow]"
-        table.add_row(escape(entry.camera.id), str(entry.items), str(entry.tracks), *times, known)
+        table.add_row(plain(entry.camera.id), str(entry.items), str(entry.tracks), *times, known)
     console.print(table)
     modalities = ", ".join(f"{count} {name}" for name, count in sorted(found.by_modality.items()))
     console.print(
@@ -306,18 +310,18 @@ def _print_candidates(result: SearchResult) -> None:
         time = f"{c.item.time:%Y-%m-%d %H:%M:%S}" if c.item.time else "unknown"
         score = "not calibrated" if c.score is None else f"{c.score:.0%}"
         strangers = "" if c.false_positive_rate is None else f"1 in {1 / c.false_positive_rate:,.0f}"
-        camera = f"{escape(c.item.camera)}, {c.item.modality}"
-        ids = escape("\n".join(dict.fromkeys((c.track.id, c.item.id))))
+        camera = f"{plain(c.item.camera)}, {c.item.modality}"
+        ids = plain("\n".join(dict.fromkeys((c.track.id, c.item.id))))
         table.add_row(str(c.rank), *((score, strangers) if scored else ()), camera, time, ids, c.state)
     console.print(table)
 
 
 def _print_receipt(receipt: Receipt, file: Path | None) -> None:
-    if file is not None:
-        write_text(file, receipt.model_dump_json(indent=1), private=True)
     console.print(
         f"{receipt.items} items, {receipt.crops} crops and {receipt.tracks} tracks deleted; {receipt.remarks}\n"
         f"audit entry {receipt.entry}",
         soft_wrap=True,
         highlight=False,
     )
+    if file is not None:
+        write_text(file, receipt.model_dump_json(indent=1), private=True)

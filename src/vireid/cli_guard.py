@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from vireid.cli_options import plain
 from vireid.errors import InputError
 from vireid.options import checked
 
@@ -142,7 +143,7 @@ def keys_list(gallery: GalleryOption) -> None:
     with Gallery.open(gallery) as opened:
         for key in opened.keys.list():
             revoked = f"{key.revoked:%Y-%m-%d %H:%M}" if key.revoked else ""
-            table.add_row(key.id, escape(key.user), key.role, f"{key.created:%Y-%m-%d %H:%M}", revoked)
+            table.add_row(key.id, plain(key.user), key.role, f"{key.created:%Y-%m-%d %H:%M}", revoked)
     console.print(table)
 
 
@@ -175,8 +176,8 @@ def cameras_list(gallery: GalleryOption) -> None:
         for camera in opened.cameras.list():
             days = "the gallery's" if camera.retention_days is None else f"{camera.retention_days:g} days"
             missing = "[yellow]describe it[/yellow]"
-            texts = (escape(text) or missing for text in (camera.place, camera.purpose, camera.legal_basis))
-            table.add_row(escape(camera.id), *texts, days)
+            texts = (plain(text) or missing for text in (camera.place, camera.purpose, camera.legal_basis))
+            table.add_row(plain(camera.id), *texts, days)
     console.print(table)
 
 

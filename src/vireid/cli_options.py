@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from vireid.errors import InputError
 from vireid.files import replacing, require_file_place
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 Root = Annotated[Path | None, typer.Option("--root", help="folder of the data set, as distributed")]
 JsonFile = Annotated[
-    Path | None, typer.Option("--json", help="write the result here", callback=lambda file: _writable(file))
+    Path | None, typer.Option("--json", help="write the result here", callback=lambda file: writable(file))
 ]
 DataOption = Annotated[str, typer.Option("--data", help="data set: see `vireid data list`")]
 
@@ -28,13 +29,19 @@ def figure_option(help: str, *names: str) -> Any:
 def _checked(file: Path | None) -> Path | None:
     if file is not None and file.suffix not in (".png", ".svg"):
         raise InputError(f"a figure is a .png or .svg file, not {file}: name it so")
-    return _writable(file)
+    return writable(file)
 
 
-def _writable(file: Path | None) -> Path | None:
+def writable(file: Path | None) -> Path | None:
+    """Refuse a file that cannot be written, before a command's work; the callback of an option."""
     if file is not None:
         require_file_place(file)
     return file
+
+
+def plain(text: str) -> str:
+    """Return a text that others have stored for the terminal: no markup, and nothing that a terminal obeys."""
+    return escape("".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text))
 
 
 def write_figure(figure: Figure, file: Path) -> None:

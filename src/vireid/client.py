@@ -255,7 +255,8 @@ class Client:
             answer = self._http.request(method, path, **request)
             if answer.status_code not in (429, 503) or attempt == _RETRIES:
                 break
-            time.sleep(float(answer.headers.get("retry-after", 1)))
+            after = answer.headers.get("retry-after", "")
+            time.sleep(int(after) if after.isdecimal() else 1)  # a proxy may name a date
         if answer.is_success:
             return answer
         raise ServiceError(answer.status_code, _sentence(answer))

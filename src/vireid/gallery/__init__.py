@@ -15,7 +15,7 @@ from vireid.gallery.gallery import Gallery
 from vireid.gallery.query import Query, image_fingerprint
 from vireid.gallery.reranking import RERANKERS, NFormerReranker, Reranker
 from vireid.gallery.search import SearchOptions
-from vireid.gallery.sheet import contact_sheet
+from vireid.gallery.sheet import contact_sheet, require_sheet_place
 from vireid.gallery.types import (
     Camera,
     CameraStats,
@@ -67,5 +67,6 @@ __all__ = [
     "contact_sheet",
     "export_subject",
     "image_fingerprint",
+    "require_sheet_place",
     "verify_lines",
 ]

@@ -13,7 +13,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
-from vireid.errors import InputError
+from vireid.errors import BusyError, InputError
 from vireid.gallery.schema import Base, DeletionRow, StateRow
 
 RECORDS = "records.sqlite3"
@@ -156,9 +156,9 @@ class Database:
     def _explained(self, error: OperationalError) -> Exception:
         reason = _reason(error)
         if "locked" in reason:
-            return InputError(f"another process has been writing to the gallery for {_PATIENCE} s: try again later")
+            return BusyError(f"another process has been writing to the gallery for {_PATIENCE} s: try again later")
         if "full" in reason or "No space" in reason:
-            return InputError("the disk of the gallery is full: nothing was stored, free some space")
+            return BusyError("the disk of the gallery is full: nothing was stored, free some space")
         if "readonly" in reason:
             owner = "work as the account that owns it, or change its permissions"
             return InputError(f"{self.url.database} can be read but not written: {owner}")

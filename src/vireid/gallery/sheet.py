@@ -11,7 +11,8 @@ from jinja2 import Environment
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from vireid.errors import InputError
-from vireid.files import replacing, write_text
+from vireid.files import replacing, require_file_place, write_text
+from vireid.gallery.search import check_use
 from vireid.gallery.types import Candidate, SearchResult, Use
 
 if TYPE_CHECKING:
@@ -49,10 +50,10 @@ def contact_sheet(gallery: Gallery, result: SearchResult, out: Path, use: Use) -
         use: who takes it out of the gallery and why; the audit log keeps it before the file is written.
 
     Raises:
-        InputError: for another ending.
+        InputError: as `require_sheet_place`, and without the purpose and the case that the gallery asks for.
     """
-    if out.suffix not in (".html", ".png"):
-        raise InputError(f"a contact sheet is a .png or .html file, not {out.name}")
+    require_sheet_place(out)
+    check_use(use, gallery.settings.require_purpose)
     shown = [candidate.item.id for candidate in result.candidates]
     gallery.audit.append("export", use, results=shown, details={"search": result.id, "kind": "contact sheet"})
     crops = [gallery.crop(item) for item in shown]
@@ -64,6 +65,17 @@ def contact_sheet(gallery: Gallery, result: SearchResult, out: Path, use: Use) -
         with replacing(out, private=True) as temporary:
             _draw(result, crops, captions).save(temporary, format="PNG")
     return out
+
+
+def require_sheet_place(out: Path) -> None:
+    """Refuse a file that a contact sheet cannot be written to, before there is one.
+
+    Raises:
+        InputError: for another ending than `.png` or `.html`, or as `require_file_place`.
+    """
+    if out.suffix not in (".html", ".png"):
+        raise InputError(f"a contact sheet is a .png or .html file, not {out.name}")
+    require_file_place(out)
 
 
 def caption(candidate: Candidate) -> list[str]:

@@ -71,7 +71,9 @@ def _instant(time: datetime) -> datetime:
 Instant = Annotated[AwareDatetime, AfterValidator(_instant)]
 """An aware time, kept in UTC to the millisecond."""
 
-Names = Annotated[tuple[Name, ...], Field(min_length=1), AfterValidator(lambda names: tuple(sorted(set(names))))]
+Names = Annotated[
+    tuple[Name, ...], Field(min_length=1, max_length=1000), AfterValidator(lambda names: tuple(sorted(set(names))))
+]
 Box = tuple[int, int, int, int]
 """Left, top, width and height in pixels of the source frame."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -105,7 +106,7 @@ def _store(
     gallery: Gallery, root: Path, sources: Sequence[Source], plan: Plan, embed: Embed | None, report: Report | None
 ) -> Outcome:
     """Store images in batches; a run that was killed goes on with those that are not stored yet."""
-    tally, notices, writer = Tally(), list[str](), Writer(gallery, embed)
+    tally, notices, writer = Tally(), list[str](), Writer(gallery, plan.use, embed)
     key = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
     prefix = f"{printable(root.resolve().name)}#{key}"
     for _, group in groupby(sources, key=lambda source: source.track or source.name):
@@ -180,8 +181,8 @@ def _check_times(file: Path, timestamps: NDArray[np.float64], start: datetime | 
 def _camera_names(given: Iterable[str]) -> dict[int, str]:
     names = {}
     for text in given:
-        camid, equals, name = text.partition("=")
-        if not (equals and name and camid.strip().lstrip("-").isdigit()):
+        camid, _, name = text.partition("=")
+        if not (re.fullmatch(r"-?[0-9]+", camid.strip()) and name.strip()):
             raise InputError(f"a manifest has its own cameras: name them by --camera CAMID=NAME, not {text!r}")
         names[int(camid)] = name.strip()
     return names

@@ -77,7 +77,7 @@ def ingest_video(
             return Outcome(state.counts, notices)
         min_height = plan.min_height or max(48, video.height // 9)
         detect = detector or open_detector(plan.detector, min_height=min_height, weights=plan.weights)
-        run = _Run(path, plan, state, name, Writer(gallery, embed), video.fps)
+        run = _Run(path, plan, state, name, Writer(gallery, plan.use, embed), video.fps)
         for frame in video.read(state.frame, plan.every, plan.max_frames):
             run.look(frame, lambda image: tidy(detect(image), min_height))
             run.tally.frames, run.tally.damaged = video.index, video.damaged

@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vireid import __version__
-from vireid.errors import InputError
+from vireid.errors import BusyError, InputError
 from vireid.gallery import Gallery, Reranker
 from vireid.serve import routes_admin, routes_items, routes_page, routes_search
 from vireid.serve.errors import status_and_sentence
@@ -89,7 +89,8 @@ def create_app(
 async def answer_error(request: Request, error: Exception) -> Response:
     """Return an exception as an answer, see `error_answer`."""
     status, sentence = status_and_sentence(error)
-    return error_answer(request.scope, status, sentence, getattr(error, "headers", None))
+    headers = {"retry-after": "5"} if isinstance(error, BusyError) else getattr(error, "headers", None)
+    return error_answer(request.scope, status, sentence, headers)
 
 
 class Watch:

@@ -6,12 +6,14 @@ import hashlib
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, HTTPException, Request
 from fastapi.security import HTTPBearer
+from sqlalchemy.exc import DBAPIError
 
 from vireid.gallery import Gallery, Key, Role, Use
 
@@ -34,10 +36,21 @@ class Caller:
 def find_caller(galleries: Sequence[Gallery], secret: str) -> Caller | None:
     """Return whom a secret belongs to: the key of one of these galleries that has not been revoked."""
     for gallery in galleries:
-        key = gallery.keys.verify(secret)
-        if key is not None:
-            return Caller(gallery, key)
+        with unless_deleted(gallery):
+            key = gallery.keys.verify(secret)
+            if key is not None:
+                return Caller(gallery, key)
     return None
+
+
+@contextmanager
+def unless_deleted(gallery: Gallery) -> Iterator[None]:
+    """Leave out a gallery that another process has deleted as a whole; the others are served on."""
+    try:
+        yield
+    except DBAPIError:
+        if Gallery.exists(gallery.location):
+            raise
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from vireid.errors import InputError
+from vireid.errors import BusyError, InputError
 from vireid.options import Options
 from vireid.serve.uploads import TooLarge, UnreadablePicture
 
@@ -63,6 +63,8 @@ def found(function: Callable[..., T], *arguments: Any) -> T:
     """Call a look-up by id; what is not there becomes 404."""
     try:
         return function(*arguments)
+    except BusyError:
+        raise
     except InputError as error:
         raise HTTPException(404, str(error)) from None
 
@@ -77,6 +79,8 @@ def status_and_sentence(error: Exception) -> tuple[int, str]:
         return 413, str(error)
     if isinstance(error, UnreadablePicture):
         return 415, str(error)
+    if isinstance(error, BusyError):
+        return 503, str(error)
     if isinstance(error, InputError):
         return 409, str(error)
     return 500, "the service has failed at this request: its log says why"

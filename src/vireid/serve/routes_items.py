@@ -137,15 +137,17 @@ async def sheet(id: str, caller: Operator, service: Shared, format: Literal["htm
 
 
 async def contact_sheet_of(caller: Caller, service: Shared, search_id: str, name: str) -> bytes:
-    """Return the contact sheet of one of the last searches, and write the export down.
+    """Return the contact sheet of one of the last searches, and write the export down with the search's reason.
 
     Raises:
         HTTPException: 404 when the search is no longer in memory.
     """
-    result = service.recent(caller, search_id)
-    if result is None:
+    recent = service.recent(caller, search_id)
+    if recent is None:
         raise HTTPException(404, f"search {search_id!r} is no longer in memory: search again")
-    return await service.run(written, name, lambda out: contact_sheet(caller.gallery, result, out, caller.use()))
+    result, why = recent
+    use = caller.use(why.purpose, why.case)
+    return await service.run(written, name, lambda out: contact_sheet(caller.gallery, result, out, use))
 
 
 def written(name: str, write: Callable[[Path], Any]) -> bytes:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Form, HTTPException, Query
-from pydantic import AwareDatetime
 from starlette.responses import Response
 
 from vireid.gallery import Filter, Item, SearchResult, Track
 from vireid.gallery import Query as GalleryQuery
-from vireid.gallery.types import ModalityName, Name
+from vireid.gallery.types import Instant, ModalityName, Name
 from vireid.serve.auth import BEARER, Viewer
 from vireid.serve.errors import Responses, error_responses, found
 from vireid.serve.models import ItemPage, PictureSearchForm, SearchRequest, TrackItems, TrackPage
@@ -47,12 +46,12 @@ async def search_by_picture(
 
 
 def item_filter(
-    cameras: Annotated[list[Name] | None, Query()] = None,
+    cameras: Annotated[list[Name] | None, Query(max_length=1000)] = None,
     modality: Annotated[ModalityName | None, Query()] = None,
-    start: Annotated[AwareDatetime | None, Query(description="Inclusive, with a time zone.")] = None,
-    end: Annotated[AwareDatetime | None, Query(description="Inclusive, with a time zone.")] = None,
-    tracks: Annotated[list[Name] | None, Query()] = None,
-    persons: Annotated[list[Name] | None, Query()] = None,
+    start: Annotated[Instant | None, Query(description="Inclusive, with a time zone.")] = None,
+    end: Annotated[Instant | None, Query(description="Inclusive, with a time zone.")] = None,
+    tracks: Annotated[list[Name] | None, Query(max_length=1000)] = None,
+    persons: Annotated[list[Name] | None, Query(max_length=1000)] = None,
 ) -> Filter:
     """Return the filter that query parameters describe."""
     return Filter(

@@ -17,12 +17,12 @@ from PIL import Image
 from vireid.errors import InputError
 from vireid.gallery import RERANKERS, Gallery, Query, Receipt, Reranker, SearchResult, image_fingerprint
 from vireid.records import Modality
-from vireid.serve.auth import Caller, Sessions, find_caller
+from vireid.serve.auth import Caller, Sessions, find_caller, unless_deleted
 from vireid.serve.batching import EmbeddingBatcher, Embeds, Vector
 from vireid.serve.errors import found
 from vireid.serve.limits import Buckets, Limits, Load, Refusal
 from vireid.serve.metrics import Metrics
-from vireid.serve.models import SearchOptions
+from vireid.serve.models import SearchOptions, Why
 from vireid.serve.uploads import read_picture
 
 T = TypeVar("T")
@@ -59,7 +59,7 @@ class Service:
         self._hashing = CapacityLimiter(1)
         self._next_count = 0.0
         self._batchers = {id(gallery): self._batcher(gallery) for gallery in self.galleries}
-        self._recent: OrderedDict[tuple[str, str], SearchResult] = OrderedDict()
+        self._recent: OrderedDict[tuple[str, str], tuple[SearchResult, Why]] = OrderedDict()
 
     def _batcher(self, gallery: Gallery) -> EmbeddingBatcher:
         observe = self.metrics.batch.observe
@@ -68,6 +68,11 @@ class Service:
             try:
                 return gallery.embedder()
             except InputError as error:  # names files of the server, which are not the client's business
+                if not gallery.settings.bundle:
+                    sentence = (
+                        "this gallery has no bundle to embed pictures by: send an embedding, or pick a stored item"
+                    )
+                    raise InputError(sentence) from None
                 raise RuntimeError("the gallery's bundle cannot be loaded") from error
 
         return EmbeddingBatcher(load, self.limits.batch, self.limits.batch_wait, observe)
@@ -83,7 +88,8 @@ class Service:
             return
         self._next_count = time.monotonic() + _COUNT_SECONDS
         for gallery in self.galleries:
-            self.metrics.items.labels(gallery.settings.id).set(await to_thread.run_sync(gallery.count))
+            with unless_deleted(gallery):
+                self.metrics.items.labels(gallery.settings.id).set(await to_thread.run_sync(gallery.count))
 
     async def verify(self, secret: str) -> Caller | None:
         """Return whom a key belongs to."""
@@ -158,13 +164,13 @@ class Service:
         )
         self.metrics.searches.labels(result.verdict).inc()
         self.metrics.search_seconds.observe(result.seconds)
-        self._recent[caller.gallery.settings.id, result.id] = result
+        self._recent[caller.gallery.settings.id, result.id] = result, options
         if len(self._recent) > _RECENT:
             self._recent.popitem(last=False)
         return result
 
-    def recent(self, caller: Caller, search_id: str) -> SearchResult | None:
-        """Return one of the last searches of this process in the caller's gallery; answers only, no pictures."""
+    def recent(self, caller: Caller, search_id: str) -> tuple[SearchResult, Why] | None:
+        """Return one of this process's last searches in the caller's gallery and its reason; no pictures."""
         return self._recent.get((caller.gallery.settings.id, search_id))
 
     async def remove(self, caller: Caller, remove: Callable[..., Receipt], *arguments: Any, **named: Any) -> Receipt:

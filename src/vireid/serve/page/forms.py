@@ -35,7 +35,7 @@ Known = Annotated[Name | None, BeforeValidator(_nothing)]
 class FilterForm(Options):
     """The filter fields that the search form and the list of pictures share."""
 
-    cameras: list[Name] = Field(default_factory=list)
+    cameras: list[Name] = Field(default_factory=list, max_length=1000)
     kind: Sensor = None
     start: Moment = None
     end: Moment = None
