@@ -16,6 +16,8 @@ from trees import write_manifest
 from vireid.cli import app
 from vireid.cli_options import plain, write_figure
 from vireid.data import open_dataset
+from vireid.errors import InputError
+from vireid.evaluation.command import EvaluateRequest, run_evaluation
 from vireid.evaluation.strangers import embed_strangers
 from vireid.files import explain
 from vireid.recipe import load_recipe
@@ -88,6 +90,8 @@ def test_several_models_are_trials_of_one_result(run, tmp_path):
     values = json.loads((tmp_path / "o.json").read_text())
     assert values["trials"][0] == values["trials"][1]
     assert values["sd"]["mAP"] == 0
+    with pytest.raises(InputError, match="--roc is of one model"):
+        run_evaluation(EvaluateRequest(models=(run, other), roc=True))
 
 
 def test_features_of_any_code_base_score_like_the_model(run, manifest, tmp_path):

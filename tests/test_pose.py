@@ -259,6 +259,8 @@ def test_openpose_import_from_the_command_line(crops, tmp_path):
     assert records.path.tolist() == ["a/1.png", "b/1.png", "a/2.png", "b/3.png"]
     assert records.keypoints[:, 0, 2].tolist() == pytest.approx([0.9, np.nan, 0.8, np.nan], nan_ok=True)
     assert read_table(crops / "keypoints.npz").path.tolist() == ["a/1.png", "a/2.png", "b/3.png"]
+    with pytest.raises(InputError, match="holds keypoints of openpose json: move it away"):
+        find_poses(PoseRequest(crops, openpose=tmp_path))
 
 
 def test_coco_import_from_the_command_line(crops, tmp_path):
@@ -321,19 +323,19 @@ def fake_source(monkeypatch, fails=(), stops_at=None):
 
 def test_an_interrupted_run_goes_on(crops, monkeypatch):
     monkeypatch.setattr(pose, "SAVE_EVERY", 1)
-    first = fake_source(monkeypatch, stops_at="2.png")
+    first = fake_source(monkeypatch, fails=["a/1.png"], stops_at="2.png")
     with pytest.raises(KeyboardInterrupt):
         find_poses(PoseRequest(crops))
     assert first == ["a/1.png", "b/1.png"]
     second, told = fake_source(monkeypatch, fails=["a/2.png"]), []
     result = find_poses(PoseRequest(crops), lambda done, total: told.append((done, total)))
-    assert second == ["a/2.png", "b/3.png"]
-    assert told == [(1, 2), (2, 2)]
+    assert second == ["a/1.png", "a/2.png", "b/3.png"]
+    assert told == [(1, 3), (2, 3), (3, 3)]
     assert result.shares == {Modality.VISIBLE: 0.5, Modality.INFRARED: 1.0}
     assert [reason.endswith("a/2.png cannot be decoded") for reason in result.bad] == [True]
     table = read_table(crops / "keypoints.npz")
     assert table.source == "fake"
-    assert table.kpts[:, 0, 0].tolist() == [1, 2, 2]
+    assert dict(zip(table.path, table.kpts[:, 0, 0], strict=True)) == {"a/1.png": 1, "b/1.png": 2, "b/3.png": 3}
     assert list(crops.glob("*.tmp")) == []
 
 

@@ -15,6 +15,7 @@ from vireid.records import FLIPPED_KEYPOINTS, Modality
 from vireid.synth import PRESETS, Difficulty, write_dataset
 from vireid.synth.body import KEYPOINTS, Pose, sample_pose, sample_shape, skeleton
 from vireid.synth.figure import Solids
+from vireid.synth.layouts import LAYOUTS
 from vireid.synth.render import Box, trace
 from vireid.synth.scene import make_scene
 from vireid.synth.shot import HEIGHT, WIDTH, Shot, take
@@ -248,11 +249,12 @@ def test_a_finished_folder_is_reused_and_a_foreign_one_refused(small, tmp_path):
         ({"ids": 2}, "cannot be split"),
         ({"seed": -1}, "--seed -1: use 0"),
         ({"workers": -1}, "--workers -1: use 1"),
+        ({"out": "."}, "--out .: name a new folder, such as synthetic"),
     ],
 )
 def test_mistakes_are_named(tmp_path, options, words):
     with pytest.raises(InputError, match=words):
-        write_dataset(tmp_path / "out", **{"preset": "demo", **options})
+        write_dataset(**{"out": tmp_path / "out", "preset": "demo", **options})
 
 
 def test_loader_names_what_is_not_synthetic(small, tmp_path):
@@ -264,7 +266,8 @@ def test_loader_names_what_is_not_synthetic(small, tmp_path):
 
 
 def test_presets_split_identities_in_full():
-    for preset in PRESETS.values():
+    own = [layout.proportions for layout in LAYOUTS.values() if layout.proportions is not None]
+    for preset in (*PRESETS.values(), *own):
         splits = preset.split_ids()
         assert [len(splits[s]) for s in ("train", "val", "test")] == [preset.train, preset.val, preset.test]
         assert [pid for pids in splits.values() for pid in pids] == list(range(1, 1 + sum(map(len, splits.values()))))

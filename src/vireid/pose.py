@@ -12,6 +12,7 @@ from vireid.data import open_dataset
 from vireid.data.images import Progress
 from vireid.data.keypoints import FILE, KeypointTable, read_table, write_table
 from vireid.errors import InputError
+from vireid.files import require_file_place
 from vireid.nn import has_pose
 from vireid.pose_sources import NOBODY, Keypoints, PoseSource, coco, estimated, keypoint_rcnn, openpose, rtmpose
 from vireid.records import Modality, Records
@@ -74,8 +75,9 @@ def find_poses(request: PoseRequest, progress: Progress | None = None) -> PoseRe
             image could be read.
     """
     records = open_dataset(request.data, request.root)
-    label, source = open_source(request, records)
     file = request.out or records.root / FILE
+    require_file_place(file)
+    label, source = open_source(request, records)
     found, bad = _resume(file, label), []
     todo = [row for row, path in enumerate(records.path) if path not in found]
     for done, row in enumerate(todo, start=1):
@@ -83,7 +85,7 @@ def find_poses(request: PoseRequest, progress: Progress | None = None) -> PoseRe
             found[records.path[row]] = source(records.absolute(row))
         except InputError as error:
             bad.append(str(error))
-        if done % SAVE_EVERY == 0:
+        if found and done % SAVE_EVERY == 0:
             _save(file, found, label)
         if progress is not None:
             progress(done, len(todo))
@@ -115,7 +117,7 @@ def open_source(request: PoseRequest, records: Records) -> tuple[str, PoseSource
     if request.stretch and name in ("openpose", "coco"):
         raise InputError(f"--stretch is for images that a network looks at: drop it beside --{name}")
     if name == "openpose":
-        return name, openpose(path, records.root, records.path)
+        return f"{name} {path.resolve().name}", openpose(path, records.root, records.path)
     if name == "coco":
         return f"{name} {path.name}", coco(path, records.root, records.path)
     estimator = rtmpose(path) if name == "rtmlib" else keypoint_rcnn(path)

@@ -65,6 +65,8 @@ def run_evaluation(request: EvaluateRequest, progress: Progress | None = None) -
         return _score(request, *_read_features(request, request.features))
     if not request.models:
         raise InputError("name a run folder or bundle to evaluate, or pass --features FILE")
+    if request.roc and len(request.models) > 1:
+        raise InputError("--roc is of one model: name one run or bundle, or leave it out")
     subjects = [open_subject(request, model) for model in request.models]
     check_trials(subjects)
     tables = ((_embed(request, subject, progress)[1], subject.protocols) for subject in subjects)

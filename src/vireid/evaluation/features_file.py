@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -65,10 +66,20 @@ def read_features(path: str | Path) -> tuple[Records, NDArray[np.float32]]:
         path=text.get("path", [f"{row:09d}" for row in range(len(features))]),
         pid=pid,
         camid=camid,
-        modality=[Modality.parse(name.removesuffix(".0")) for name in text["modality"]],
+        modality=_modalities(text["modality"], source),
         split=text.get("split", "test"),
     )
     return records, features
+
+
+def _modalities(names: Sequence[str], source: Path) -> list[Modality]:
+    parsed = []
+    for row, name in enumerate(names):
+        try:
+            parsed.append(Modality.parse(name.removesuffix(".0")))
+        except InputError as error:
+            raise InputError(f"row {row} of {source}: {error}") from None
+    return parsed
 
 
 def _read_columns(source: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def evaluate_with_strangers(
     return {
         p.name: GalleryCurve(
             gallery_size_curve(table, p, strangers[_gallery_modality(p)]),
-            {**table.stamp_for(p), "distractors": source},
+            {**table.stamp_for(replace(p, trials=1)), "distractors": source},
         )
         for p in protocols
     }

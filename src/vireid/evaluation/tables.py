@@ -55,7 +55,7 @@ def _console(results: Sequence[Evaluation]) -> Table:
         *headings,
         "query",
         "gallery",
-        caption=f"{_caption(results[0])}; valid/all queries",
+        caption="\n".join(dict.fromkeys(map(_caption, results))) + "; valid/all queries",
         box=SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,

@@ -17,7 +17,7 @@ from sklearn.manifold import TSNE
 from vireid import plots
 from vireid.data.images import decode
 from vireid.evaluation.evaluate import Evaluation
-from vireid.evaluation.labels import JUNK_PID
+from vireid.evaluation.labels import JUNK_PID, Labels
 from vireid.evaluation.protocols import Protocol
 from vireid.evaluation.tables import COLUMNS
 from vireid.records import Modality, Records
@@ -40,7 +40,7 @@ class Shot:
     alt: str
     camid: int
     right: bool | None = None
-    similarity: str = ""
+    distance: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _ranking(records: Records, gallery: NDArray[np.int64], strip: Strip) -> list
         replace(
             _shot(records, row, f"Rank {rank}, {'right' if right else 'wrong'}"),
             right=right,
-            similarity=f"{1 - distance:.2f}",
+            distance=f"{distance:.2f}",
         )
         for rank, (row, right, distance) in enumerate(images, start=1)
     ]
@@ -143,8 +143,11 @@ def distance_svg(checkpoint: Checkpoint, result: Evaluation, feature: str) -> by
     query, gallery = (_thin(rows, MAX_SIDE) for rows in result.protocol.draw(records))
     gallery = gallery[records.pid[gallery] != JUNK_PID]
     block = distances(checkpoint.table, feature, query, gallery).float().numpy()
-    same = records.pid[query][:, None] == records.pid[gallery]
-    return plots.to_svg(plots.distance_figure(block[same], block[~same]))
+    pids, camids = ((column[query], column[gallery]) for column in (records.pid, records.camid))
+    hidden = Labels.build(*pids, *camids, result.protocol.hide).hidden(slice(0, len(query)))
+    seen = np.ones(block.shape, bool) if hidden is None else ~hidden
+    same = pids[0][:, None] == pids[1]
+    return plots.to_svg(plots.distance_figure(block[same & seen], block[~same & seen]))
 
 
 def embedding_svg(checkpoint: Checkpoint, feature: str) -> bytes:

@@ -69,6 +69,9 @@ def write_dataset(
             a folder that holds something else, or one whose name is not UTF-8.
     """
     require_utf8(out)
+    folder = Path(out).expanduser()
+    if folder.name in ("", ".."):
+        raise InputError(f"--out {out}: name a new folder, such as {folder / 'synthetic'}")
     if seed is not None and seed < 0:
         raise InputError(f"--seed {seed}: use 0 or more")
     if workers is not None and workers < 1:
@@ -81,7 +84,6 @@ def write_dataset(
     counts = {split: len(pids) for split, pids in splits.items()}
     card = {"version": VERSION, "layout": layout, "preset": preset, "ids": counts, "definition": asdict(chosen)}
     card["hash"] = hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()[:16]
-    folder = Path(out).expanduser()
     if _holds(folder, str(card["hash"])):
         return folder
     items = list(LAYOUTS[layout].plan(chosen, splits))

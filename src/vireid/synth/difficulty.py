@@ -67,7 +67,7 @@ class Preset:
         counts = self.train, self.val, self.test
         total = sum(counts) if ids is None else ids
         test = max(1, round(total * self.test / sum(counts)))
-        val = max(1, round(total * self.val / sum(counts)))
+        val = max(1, round(total * self.val / sum(counts))) if self.val else 0
         train = total - val - test
         return {
             "train": range(1, train + 1),
