@@ -120,6 +120,11 @@ def test_a_killed_run_goes_on_to_the_same_bytes(job, crops, whole, tmp_path):
         embed_files(Job(job.model, Modality.VISIBLE, 3), [crops], out)
     with pytest.raises(InputError, match="with another images"):
         embed_files(job, [crops / "00.jpg"], out)
+    times = (crops / "00.jpg").stat().st_atime_ns, (crops / "00.jpg").stat().st_mtime_ns
+    os.utime(crops / "00.jpg", ns=(times[0], times[1] + 1))
+    with pytest.raises(InputError, match="with another images"):
+        embed_files(job, [crops], out)
+    os.utime(crops / "00.jpg", ns=times)
     seen = []
     done, bad = embed_files(job, [crops], out, progress=lambda done, total: seen.append((done, total)))
     assert (done, len(bad)) == (9, 2)
@@ -132,8 +137,18 @@ def test_parts_without_their_plan_are_not_trusted(job, crops, whole, tmp_path):
     parts = tmp_path / "night.parquet.parts"
     parts.mkdir()
     (parts / "part-000000.parquet").write_bytes(b"half a file")
+    (parts / "notes.txt").write_text("mine")
     embed_files(job, [crops], tmp_path / "night.parquet")
     assert (tmp_path / "night.parquet").read_bytes() == whole.read_bytes()
+    assert [file.name for file in parts.iterdir()] == ["notes.txt"]
+
+
+def test_a_place_has_one_writer(job, crops, tmp_path):
+    def again(done, total):
+        with pytest.raises(InputError, match=r"another process is writing .*night\.parquet\.parts: wait for it"):
+            embed_files(job, [crops], tmp_path / "night.parquet")
+
+    assert embed_files(job, [crops], tmp_path / "night.parquet", progress=again)[0] == 9
 
 
 def test_a_run_without_a_readable_file_leaves_nothing(job, crops, tmp_path):

@@ -1,6 +1,7 @@
 """ONNX graphs: equal to PyTorch for every method, described, refused when they differ, usable without PyTorch."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -156,6 +157,13 @@ def test_int8_that_turns_the_vectors_is_not_written(bundle, manifest, tmp_path, 
     assert not list(tmp_path.iterdir())
 
 
+def test_a_pair_is_written_as_a_whole(bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "compare", lambda embed, embedder, modality, judged: (float(modality), 0.0))
+    with pytest.raises(InputError, match=r"infrared\.onnx was not written"):
+        export.export_onnx(bundle, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_graph_that_differs_is_not_written(tmp_path, monkeypatch):
     trace = export._trace
 
@@ -182,8 +190,20 @@ def test_bad_models_are_named(pair, tmp_path):
     }.items():
         with pytest.raises(InputError, match=sentence):
             OnnxEmbedder(tmp_path / name)
-    with pytest.raises(InputError, match="embeds visible images, not infrared"):
-        OnnxEmbedder(pair.with_suffix(".visible.onnx")).embed([], "infrared")
+    visible = OnnxEmbedder(pair.with_suffix(".visible.onnx"))
+    for images, options, sentence in (
+        ([], {"modality": "infrared"}, "embeds visible images, not infrared"),
+        ("a.jpg", {"modality": "visible"}, "put a single one into a list"),
+        (["a.jpg"], {"modality": "visible", "batch_size": -1}, "batch_size=-1: use 1 or more"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            visible.embed(images, **options)
+    model = onnx.load(pair.with_suffix(".infrared.onnx"))
+    next(p for p in model.metadata_props if p.key == "vireid").value = '{"image_size": [1, 1]}'
+    onnx.save(model, tmp_path / "mixed.infrared.onnx")
+    shutil.copy(pair.with_suffix(".visible.onnx"), tmp_path / "mixed.visible.onnx")
+    with pytest.raises(InputError, match="are of different bundles"):
+        OnnxEmbedder(tmp_path / "mixed.onnx")
 
 
 def test_embed_command_runs_an_onnx_model_without_torch(pair, manifest, tmp_path):

@@ -46,6 +46,9 @@ def test_its_name_is_enough_to_embed_and_to_make_a_gallery(tmp_path):
 def test_a_file_of_that_name_goes_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find(Path(SHIPPED)) == NAME
+    (tmp_path / SHIPPED).mkdir()
+    assert find(Path(SHIPPED)) == NAME
+    (tmp_path / SHIPPED).rmdir()
     shutil.copy(NAME, tmp_path / SHIPPED)
     assert find(Path(SHIPPED)) == Path(SHIPPED)
     assert find(Path("other")) == Path("other")

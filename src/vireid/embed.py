@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import hashlib
 import io
 import json
-import shutil
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +18,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vireid.data.images import Progress
-from vireid.embed_parts import Engine, Job, Part, on_threads
+from vireid.embed_parts import Engine, Job, Part, model_file, on_threads
 from vireid.errors import InputError
 from vireid.files import replacing, require_file_place, write_text
-from vireid.onnx_embedder import SUFFIX, graph_file
 from vireid.records import Modality
-from vireid.weights import find
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 PART = 4096
 """Images of a part, which is the most that a killed process loses."""
+_PARTS, _PLAN = "part-*.parquet", "plan.json"
 
 
 def find_images(places: Iterable[Path]) -> list[Path]:
@@ -67,7 +68,8 @@ def embed_files(
         the number of embeddings written, and a sentence for each file that could not be read.
 
     Raises:
-        InputError: when `out` is no place for a file, no file could be read, or `OUT.parts` belongs to another call.
+        InputError: when `out` is no place for a file, no file could be read, or `OUT.parts` belongs to another call
+            or to one that still runs.
     """
     if out.is_dir():
         raise InputError(f"{out} is a folder: name a Parquet file in it, such as {out / 'vectors.parquet'}")
@@ -77,38 +79,40 @@ def embed_files(
     plan = _plan(job, paths)
     starts = range(0, len(paths), PART)
     parts = [Part(folder / f"part-{i:06d}.parquet", paths[start : start + PART]) for i, start in enumerate(starts)]
-    try:
-        _claim(folder, plan)
-        pending = [part for part in parts if not part.file.is_file()]
-        done = len(paths) - sum(len(part.paths) for part in pending)
-        for count in engine(job, pending) if pending else ():
-            done += count
-            if progress is not None:
-                progress(done, len(paths))
-    except BaseException:
-        if not any(folder.glob("part-*.parquet")):
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
-    bad = _skipped(parts)
-    if len(bad) < len(paths):
-        _join(parts, job.modality, out)
-        _list_skipped(out.with_name(f"{out.name}.skipped.csv"), bad)
-    shutil.rmtree(folder)
+    with _alone(folder):
+        try:
+            _claim(folder, plan)
+            pending = [part for part in parts if not part.file.is_file()]
+            done = len(paths) - sum(len(part.paths) for part in pending)
+            for count in engine(job, pending) if pending else ():
+                done += count
+                if progress is not None:
+                    progress(done, len(paths))
+        except BaseException:
+            if not any(folder.glob(_PARTS)):
+                _discard(folder)
+            raise
+        bad = _skipped(parts)
+        if len(bad) < len(paths):
+            _join(parts, job.modality, out)
+            _list_skipped(out.with_name(f"{out.name}.skipped.csv"), bad)
+        _discard(folder)
     if len(bad) == len(paths):
         raise InputError(f"none of {len(paths)} files could be read; the first: {bad[0]['reason']}")
     return len(paths) - len(bad), [row["reason"] for row in bad]
 
 
 def _plan(job: Job, paths: list[Path]) -> dict[str, Any]:
-    pair = job.model.suffix == SUFFIX and not job.model.is_file()
-    model = graph_file(job.model, job.modality) if pair else find(job.model)
+    model = model_file(job)
     if not model.is_file():
         raise InputError(f"there is no model {model}: check the path")
     with model.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    names = "\0".join(map(str, paths)).encode(errors="surrogateescape")
+    images = hashlib.sha256(os.fsencode(Path.cwd()))  # where relative paths start
+    for path in paths:
+        images.update(b"\0" + os.fsencode(path) + _state(path))
     return {
-        "images": hashlib.sha256(names).hexdigest(),
+        "images": images.hexdigest(),
         "model": digest,
         "modality": str(job.modality),
         "batch size": job.batch_size,
@@ -117,11 +121,44 @@ def _plan(job: Job, paths: list[Path]) -> dict[str, Any]:
     }
 
 
+def _state(path: Path) -> bytes:
+    """Return what changes when a file does."""
+    with suppress(OSError):  # whoever reads it says so
+        status = path.stat()
+        return f"\0{status.st_size} {status.st_mtime_ns}".encode()
+    return b""
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder of parts, made where it is not there; the lock goes when the process goes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"another process is writing {folder}: wait for it, or name another --out") from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _discard(folder: Path) -> None:
+    """Delete the parts, and the folder unless it holds files that are not ours."""
+    for pattern in (_PARTS, f".{_PARTS}.*.tmp", _PLAN):
+        for file in folder.glob(pattern):
+            file.unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
+
+
 def _claim(folder: Path, plan: dict[str, Any]) -> None:
-    """Make the folder of parts, or take over one that has no part yet or the same plan."""
-    file = folder / "plan.json"
-    if not file.is_file() or not any(folder.glob("part-*.parquet")):
-        shutil.rmtree(folder, ignore_errors=True)
+    """Begin in the folder, or go on with a run of the same plan; parts without a plan are not trusted."""
+    file = folder / _PLAN
+    if not file.is_file() or not any(folder.glob(_PARTS)):
+        for part in folder.glob(_PARTS):
+            part.unlink()
         write_text(file, json.dumps(plan, indent=2) + "\n")
         return
     other = json.loads(file.read_text(encoding="utf-8"))

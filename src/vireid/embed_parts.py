@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 from vireid.data.images import Pixels, decode
 from vireid.errors import InputError
 from vireid.files import replacing, shown
-from vireid.onnx_embedder import SUFFIX, OnnxEmbedder
+from vireid.onnx_embedder import SUFFIX, OnnxEmbedder, graph_file
 from vireid.records import Modality
+from vireid.weights import find
 
 if TYPE_CHECKING:
     from vireid.embedder import Embedder
@@ -62,6 +63,12 @@ Engine = Callable[[Job, Sequence[Part]], Iterator[int]]
 """Writes the files of parts and yields, every now and then, how many more images are done."""
 
 
+def model_file(job: Job) -> Path:
+    """Return the file of a job's model; of a pair of graphs, its modality's."""
+    pair = job.model.suffix == SUFFIX and not job.model.is_file()
+    return graph_file(job.model, job.modality) if pair else find(job.model)
+
+
 def open_model(job: Job) -> Embedder | OnnxEmbedder:
     """Open a bundle, or an `.onnx` file of `vireid export`, for which PyTorch is not imported.
 
@@ -71,7 +78,7 @@ def open_model(job: Job) -> Embedder | OnnxEmbedder:
     if job.model.suffix == SUFFIX:
         if job.precision != "auto":
             raise InputError(f"{job.model} has its precision inside: drop --precision and give it to vireid export")
-        return OnnxEmbedder(job.model, threads=1)
+        return OnnxEmbedder(model_file(job), threads=1)
     from vireid.embedder import Embedder
 
     return Embedder.load(job.model, precision=PRECISIONS[job.precision])

@@ -16,7 +16,7 @@ from vireid.allocator import kept_memory
 from vireid.bundle import BundleCard, load_bundle
 from vireid.data.augment import flip_keypoints
 from vireid.data.datamodule import ImageBatches, image_source, loader
-from vireid.data.images import ImageLike, Progress, pixels_of
+from vireid.data.images import ImageLike, Progress, image_list, pixels_of
 from vireid.errors import InputError
 from vireid.methods import Features, Method, Refiner
 from vireid.nn import has_pose
@@ -85,7 +85,7 @@ class Embedder:
         Raises:
             InputError: for an image that cannot be read, or an array of another shape or type.
         """
-        items = list(images)
+        items = image_list(images, batch_size)
         kind = Modality.parse(modality)
         self._warn(pose_notice(self.method, None, len(items)))
         out = np.zeros((len(items), self.embedding_dim), dtype=np.float32)

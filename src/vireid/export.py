@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -93,7 +94,7 @@ def export_onnx(
 
     Raises:
         InputError: for a refiner's bundle, for int8 without images or images without int8, or when a graph differs
-            from PyTorch; that graph is not written.
+            from PyTorch; then neither is written.
     """
     _require_onnx()
     if (precision == "int8") != (images is not None):
@@ -101,16 +102,12 @@ def export_onnx(
     embedder = Embedder.load(bundle, torch.device("cpu"))
     embedder.precision = Precision("32")
     name = out if out.suffix == SUFFIX else out / f"{bundle.stem}{SUFFIX}"
-    return [
-        write_graph(
-            embedder,
-            modality,
-            graph_file(name, modality),
-            precision,
-            None if images is None else calibration_images(images, modality, embedder.image_size),
-        )
-        for modality in Modality
-    ]
+    size = embedder.image_size
+    fitted = {kind: None if images is None else calibration_images(images, kind, size) for kind in Modality}
+    with ExitStack() as both:  # the pair, or neither
+        files = {kind: graph_file(name, kind) for kind in Modality}
+        drafts = {kind: both.enter_context(replacing(file)) for kind, file in files.items()}
+        return [_write(embedder, kind, files[kind], drafts[kind], precision, fitted[kind]) for kind in Modality]
 
 
 def write_graph(
@@ -132,22 +129,34 @@ def write_graph(
     Raises:
         InputError: when the graph differs from PyTorch by more than `MAX_ANGLE` or, in fp32, `MAX_ERROR`.
     """
+    with replacing(path) as temporary:
+        return _write(embedder, modality, path, temporary, precision, images)
+
+
+def _write(
+    embedder: Embedder,
+    modality: Modality,
+    path: Path,
+    temporary: Path,
+    precision: ExportPrecision,
+    images: Pixels | None,
+) -> Exported:
+    """Write and verify a graph at `temporary`, which will be `path`."""
     if embedder.card is None:
         raise InputError(f"{path} would have no card: export a bundle")
-    with replacing(path) as temporary:
-        _trace(embedder, modality, temporary, precision)
-        judged = None
-        if images is not None:
-            quantize(temporary, images[::2])
-            judged = np.array_split(images[1::2], 8)
-        _describe(temporary, embedder, embedder.card, modality, precision)
-        error, angle = compare(OnnxEmbedder(temporary).embed, embedder, modality, judged)
-        if not (angle <= MAX_ANGLE[precision] and (precision != "fp32" or error <= MAX_ERROR)):
-            remedy = "export it as fp32" if precision != "fp32" else f"report method {embedder.card.method}"
-            raise InputError(
-                f"{path} was not written: as {precision} it differs from PyTorch by {error:.1e} in an entry and "
-                f"{angle:.1e} in cosine; {remedy}"
-            )
+    _trace(embedder, modality, temporary, precision)
+    judged = None
+    if images is not None:
+        quantize(temporary, images[::2])
+        judged = np.array_split(images[1::2], 8)
+    _describe(temporary, embedder, embedder.card, modality, precision)
+    error, angle = compare(OnnxEmbedder(temporary).embed, embedder, modality, judged)
+    if not (angle <= MAX_ANGLE[precision] and (precision != "fp32" or error <= MAX_ERROR)):
+        remedy = "export it as fp32" if precision != "fp32" else f"report method {embedder.card.method}"
+        raise InputError(
+            f"{path} was not written: as {precision} it differs from PyTorch by {error:.1e} in an entry and "
+            f"{angle:.1e} in cosine; {remedy}"
+        )
     return Exported(path, error, angle)
 
 
@@ -184,7 +193,8 @@ def preprocessing(embedder: Embedder) -> str:
     (height, width), method = embedder.image_size, embedder.method
     joints = " Every image gets a standing template for its joints." if "keypoints" in method.side_inputs else ""
     return (
-        f"Input `images`: uint8 RGB (N, {height}, {width}, 3), resized by Lanczos, infrared as three equal channels. "
+        f"Input `images`: uint8 RGB (N, {height}, {width}, 3), turned upright as their EXIF data say, resized by "
+        "Lanczos, infrared as three equal channels. "
         f"The graph itself divides by 255 and normalises by mean {list(method.mean)} and std {list(method.std)}."
         f"{joints}"
     )

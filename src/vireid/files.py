@@ -85,6 +85,8 @@ def explain(error: OSError | UnicodeEncodeError) -> str | None:
         return f"{text} is not UTF-8: write it in UTF-8" if "surrogates" in error.reason else None
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
         return f"{error.filename} cannot be made, as a file stands in its way: name another place"
+    if error.errno == errno.ENAMETOOLONG:
+        return f"{error.filename} has too long a name: shorten it"
     if error.errno == errno.EISDIR:
         return f"{error.filename} is a folder: name a file in it"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vireid.data.images import ImageLike, pixels_of
+from vireid.data.images import ImageLike, image_list, pixels_of
 from vireid.errors import InputError
 from vireid.records import Modality
 
@@ -33,13 +33,16 @@ class OnnxEmbedder:
         embedding_dim: D.
 
     Raises:
-        InputError: when a file is missing or was not written by `vireid export`, or ONNX Runtime is not installed.
+        InputError: when a file is missing or was not written by `vireid export`, when the two are of different bundles,
+            or when ONNX Runtime is not installed.
     """
 
     def __init__(self, path: Path, threads: int = 0) -> None:
         files = [path] if path.is_file() else [graph_file(path, modality) for modality in Modality]
         self.path = path
         self._sessions = dict(_open(file, threads) for file in files)
+        if len({_metadata(session)[CARD] for session in self._sessions.values()}) > 1:
+            raise InputError(f"the two graphs of {path} are of different bundles: export them again together")
         first = next(iter(self._sessions.values()))
         self.card: dict[str, Any] = json.loads(_metadata(first)[CARD])
         height, width = self.card["image_size"]
@@ -54,7 +57,7 @@ class OnnxEmbedder:
         Raises:
             InputError: for a bad image, or a modality that the file was not exported for.
         """
-        items, kind = list(images), Modality.parse(modality)
+        items, kind = image_list(images, batch_size), Modality.parse(modality)
         if kind not in self._sessions:
             (own,) = self._sessions
             raise InputError(f"{self.path} embeds {own} images, not {kind}: name the file of the other modality")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -105,6 +105,19 @@ def pixels_of(image: ImageLike, size: tuple[int, int]) -> Pixels:
         f"an image of type {type(image).__name__} {getattr(image, 'shape', '')}: "
         "give a path, a PIL image or an (H, W, 3) uint8 array"
     )
+
+
+def image_list(images: Iterable[ImageLike], batch_size: int) -> list[ImageLike]:
+    """Return what `embed` is given as a list.
+
+    Raises:
+        InputError: for one image in place of several, or batches of no image.
+    """
+    if isinstance(images, str | Path | Image.Image):
+        raise InputError("embed takes several images: put a single one into a list, embed([image])")
+    if batch_size < 1:
+        raise InputError(f"batch_size={batch_size}: use 1 or more")
+    return list(images)
 
 
 class ImageSource(Protocol):

@@ -11,5 +11,5 @@ SHIPPED = "vireid-lite0"
 def find(bundle: Path) -> Path:
     """Return the packaged file that `bundle` names, or `bundle` itself: a file of that name goes first."""
     packaged = Path(__file__).parent / f"{bundle.name}.safetensors"
-    named = bundle.parent == Path() and not bundle.exists()
+    named = bundle.parent == Path() and not bundle.is_file()
     return packaged if named and packaged.is_file() else bundle
