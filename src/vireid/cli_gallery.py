@@ -143,9 +143,9 @@ def search(
         query = Query.from_item(opened, item) if item else Query.from_image(str(image), modality, opened.embedder())
         again = rerank if refine is None else NFormerReranker.open(refine, opened)
         result = opened.search(query, use=use, k=top, where=where, rerank=again, include_below=below)
-        _print_candidates(result)
         if sheet is not None:
             contact_sheet(opened, result, sheet, use)
+    _print_candidates(result)
 
 
 @gallery_app.command()

@@ -139,6 +139,8 @@ def _alone(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise InputError(f"another process is writing {folder}: wait for it, or name another --out") from error
+        except OSError:  # a file system without locks
+            pass
         yield
     finally:
         os.close(descriptor)

@@ -14,6 +14,7 @@ from vireid.errors import InputError
 from vireid.gallery import items as store
 from vireid.gallery.database import Database
 from vireid.gallery.schema import CameraRow, CropRow, ItemRow, StateRow, TrackRow
+from vireid.gallery.sql import among
 from vireid.gallery.types import (
     EVERYTHING,
     Camera,
@@ -70,10 +71,11 @@ class Catalogue:
             raise _no_item(item_id)
         return store.to_item(row)
 
-    def known(self, ids: Iterable[str]) -> set[str]:
-        """Return those ids that are stored."""
+    def known(self, ids: Iterable[str]) -> dict[str, Item]:
+        """Return by id those items that are stored."""
         with self.database.read() as records:
-            return set(store.keys_of(records, ids))
+            rows = records.execute(store.select_items(among(ItemRow.id, ids)))
+            return {row.id: store.to_item(row) for row in rows}
 
     def crop(self, item_id: str) -> bytes | None:
         """Return an item's picture as JPEG bytes, or None when it was stored without one.

@@ -47,7 +47,7 @@ class Writer:
         known = self._gallery.known([item.id for item, _ in self._pending])
         for item, _ in self._pending:
             if item.id in known:
-                _require_same(item, self._gallery.item(item.id))
+                _require_same(item, known[item.id])
         new = [(item, image) for item, image in self._pending if item.id not in known]
         images = [image for _, image in new]
         vectors = self._vectors(images, np.array([item.modality for item, _ in new], dtype=np.int64))
