@@ -61,10 +61,8 @@ def main(
 def asked(ladder: str, starts: list[str]) -> list[tuple[str, str]]:
     """Return the trainings of the rungs that are named; a start that is a whole name means that rung alone."""
     rungs = definition(ladder)["rungs"]
-    named = {
-        start: [start] if start in rungs else [name for name in rungs if name.startswith(start)] for start in starts
-    }
-    return list(dict.fromkeys(trained(ladder, name) for names in named.values() for name in names))
+    named = ([start] if start in rungs else [name for name in rungs if name.startswith(start)] for start in starts)
+    return list(dict.fromkeys(trained(ladder, name) for names in named for name in names))
 
 
 def definition(ladder: str) -> dict[str, Any]:

@@ -160,7 +160,7 @@ def keys_revoke(
     with Gallery.open(gallery) as opened:
         revoked = opened.keys.revoke(key)
         opened.audit.append("revoke key", Use(purpose="", case=""), details={"key": revoked.id, "user": revoked.user})
-    console.print(f"key {revoked.id} of {escape(revoked.user)} is revoked", soft_wrap=True)
+    console.print(f"key {revoked.id} of {plain(revoked.user)} is revoked", soft_wrap=True)
 
 
 @cameras_app.command("list")

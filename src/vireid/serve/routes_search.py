@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from vireid.gallery import Filter, Item, SearchResult, Track
 from vireid.gallery import Query as GalleryQuery
-from vireid.gallery.types import Instant, ModalityName, Name
+from vireid.gallery.types import Instant, ModalityName, Name, Names
 from vireid.serve.auth import BEARER, Viewer
 from vireid.serve.errors import Responses, error_responses, found
 from vireid.serve.models import ItemPage, PictureSearchForm, SearchRequest, TrackItems, TrackPage
@@ -46,22 +46,15 @@ async def search_by_picture(
 
 
 def item_filter(
-    cameras: Annotated[list[Name] | None, Query(max_length=1000)] = None,
+    cameras: Annotated[Names | None, Query()] = None,
     modality: Annotated[ModalityName | None, Query()] = None,
     start: Annotated[Instant | None, Query(description="Inclusive, with a time zone.")] = None,
     end: Annotated[Instant | None, Query(description="Inclusive, with a time zone.")] = None,
-    tracks: Annotated[list[Name] | None, Query(max_length=1000)] = None,
-    persons: Annotated[list[Name] | None, Query(max_length=1000)] = None,
+    tracks: Annotated[Names | None, Query()] = None,
+    persons: Annotated[Names | None, Query()] = None,
 ) -> Filter:
     """Return the filter that query parameters describe."""
-    return Filter(
-        cameras=tuple(cameras) if cameras else None,
-        modality=modality,
-        start=start,
-        end=end,
-        tracks=tuple(tracks) if tracks else None,
-        persons=tuple(persons) if persons else None,
-    )
+    return Filter(cameras=cameras, modality=modality, start=start, end=end, tracks=tracks, persons=persons)
 
 
 Where = Annotated[Filter, Depends(item_filter)]

@@ -9,7 +9,7 @@ from fastapi import UploadFile
 from pydantic import BeforeValidator, Field
 
 from vireid.gallery import Filter
-from vireid.gallery.types import Instant, ModalityName, Name, Text
+from vireid.gallery.types import Instant, ModalityName, Name, Names, Text
 from vireid.options import Options
 from vireid.records import Modality
 from vireid.serve.models import Reason, Reranking, SearchOptions
@@ -35,15 +35,14 @@ Known = Annotated[Name | None, BeforeValidator(_nothing)]
 class FilterForm(Options):
     """The filter fields that the search form and the list of pictures share."""
 
-    cameras: list[Name] = Field(default_factory=list, max_length=1000)
+    cameras: Names | None = None
     kind: Sensor = None
     start: Moment = None
     end: Moment = None
 
     def where(self) -> Filter:
         """Return the filter."""
-        cameras = tuple(self.cameras) or None
-        return Filter(cameras=cameras, modality=self.kind, start=self.start, end=self.end)
+        return Filter(cameras=self.cameras, modality=self.kind, start=self.start, end=self.end)
 
 
 class PicturesForm(FilterForm):
