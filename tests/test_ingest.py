@@ -301,6 +301,7 @@ def test_frames_are_turned_upright(tmp_path, turn, bright):
     mask = np.zeros(frame.image.shape[:2], dtype=bool)
     mask[bright] = True
     assert frame.image.shape[:2] == ((96, 64) if turn else (64, 96))
+    assert opened.height == len(frame.image)
     assert frame.image[mask].mean() > 200
     assert frame.image[~mask].mean() < 50
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -41,7 +42,7 @@ class Video:
         path: any file that FFmpeg can decode.
 
     Attributes:
-        height: of a frame in pixels.
+        height: of an upright frame in pixels.
         fps: frames a second, 25 where the file does not say.
         frames: how many frames the file claims, 0 where it does not say.
         created: the recording time in the file's metadata, or None.
@@ -64,11 +65,13 @@ class Video:
             self._container.close()
             raise InputError(f"{path} has no video stream: give a file with pictures")
         self._stream = self._container.streams.video[0]
-        self.height = self._stream.height
         self.fps = float(self._stream.average_rate or self._stream.guessed_rate or 25)
         self.frames = self._stream.frames or round(self._seconds() * self.fps)
         self.created = _creation_time({**self._container.metadata, **self._stream.metadata})
         self.index = self.damaged = 0
+        self._ahead: list[av.VideoFrame | None] = []
+        self._frames = self._decoded()
+        self.height = self._height()
 
     def __enter__(self) -> Self:
         return self
@@ -83,7 +86,7 @@ class Video:
 
     def read(self, start: int = 0, every: int = 1, stop: int | None = None) -> Iterator[Frame]:
         """Yield the whole frames whose number is a multiple of `every` from `start` up to before `stop`."""
-        for frame in self._decoded():
+        for frame in chain(self._ahead, self._frames):
             index = self.index
             if stop is not None and index >= stop:
                 return
@@ -91,6 +94,14 @@ class Video:
             self.damaged += frame is None
             if frame is not None and index >= start and index % every == 0:
                 yield Frame(index, self._time(frame, index), _upright(frame))
+
+    def _height(self) -> int:
+        """Decode up to the first whole frame: only frames say how they are turned."""
+        for frame in self._frames:
+            self._ahead.append(frame)
+            if frame is not None:
+                return frame.width if round(frame.rotation / 90) % 2 else frame.height
+        return self._stream.height
 
     def _decoded(self) -> Iterator[av.VideoFrame | None]:
         """Yield each frame, None for one that is damaged."""
