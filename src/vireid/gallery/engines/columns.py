@@ -32,7 +32,7 @@ class Codes:
 
     def decode(self, codes: NDArray[np.int32]) -> NDArray[np.object_]:
         """Return the text of each code."""
-        return np.array(self._texts, dtype=object)[codes]
+        return np.fromiter((self._texts[code] for code in codes.flat), object, codes.size).reshape(codes.shape)
 
     def compact(self, codes: NDArray[np.int32]) -> NDArray[np.int32]:
         """Forget the texts that a column does not use and return it in the codes of the others."""
