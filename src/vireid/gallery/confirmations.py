@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, select
 from sqlalchemy.orm import Session
 
 from vireid.errors import InputError
@@ -17,6 +17,11 @@ from vireid.gallery.audit import AuditLog
 from vireid.gallery.database import Database, lock_writers
 from vireid.gallery.schema import ConfirmationRow, TrackRow
 from vireid.gallery.types import Confirmation, State, Use, from_milliseconds, to_milliseconds, utc_now
+
+# built once: building a statement takes longer than running it
+_STATES = select(ConfirmationRow.track, ConfirmationRow.state).where(
+    ConfirmationRow.case == bindparam("case"), ConfirmationRow.query == bindparam("query")
+)
 
 
 class Confirmations:
@@ -124,9 +129,7 @@ class Confirmations:
 
 def states(records: Connection, case: str, query: str) -> dict[str, State]:
     """Return how far tracks are verified as the answer to a query in a case; absent: not put forward."""
-    same = (ConfirmationRow.case == case, ConfirmationRow.query == query)
-    rows = records.execute(select(ConfirmationRow.track, ConfirmationRow.state).where(*same))
-    return {row.track: State(row.state) for row in rows}
+    return {row.track: State(row.state) for row in records.execute(_STATES, {"case": case, "query": query})}
 
 
 def _undecided(session: Session, confirmation_id: str, use: Use) -> ConfirmationRow:

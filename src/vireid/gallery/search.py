@@ -17,7 +17,18 @@ from vireid.gallery import confirmations, items
 from vireid.gallery.calibration import PairCalibration
 from vireid.gallery.query import Query
 from vireid.gallery.reranking import Head, Reranker, rerank_order
-from vireid.gallery.types import EVERYTHING, Candidate, Filter, SearchResult, State, Use, Verdict, utc_now
+from vireid.gallery.types import (
+    EVERYTHING,
+    Candidate,
+    Filter,
+    Item,
+    SearchResult,
+    State,
+    Track,
+    Use,
+    Verdict,
+    utc_now,
+)
 from vireid.records import Modality
 
 if TYPE_CHECKING:
@@ -112,11 +123,12 @@ def search(gallery: Gallery, queries: Sequence[Query], use: Use, options: Search
     found = nearest_tracks(gallery, queries, options)
     results = []
     with gallery.database.read() as records:
-        for query, best in zip(queries, found, strict=True):
-            ranked = _reranked(records, gallery, query, best, options)
-            shown = [b for b in ranked if options.include_below or b.above is not False]
-            head = sorted(shown, key=lambda b: b.group)[: options.k]
-            candidates = _candidates(records, query, head, use)
+        heads = [_head(records, gallery, query, best, options) for query, best in zip(queries, found, strict=True)]
+        item = items.items_by_key(records, {b.key for head in heads for b in head})
+        track = items.tracks_of(records, {b.track for head in heads for b in head})
+        for query, best, head in zip(queries, found, heads, strict=True):
+            states = confirmations.states(records, use.case, query.fingerprint)
+            candidates = _candidates(head, item, track, states)
             verdict = _verdict(best, candidates)
             results.append(_result(query, verdict, candidates, options, perf_counter() - clock))
     gallery.audit.append_all([_entry(gallery, result, use, options, started) for result in results])
@@ -221,18 +233,25 @@ def _reranked(
     return [*(there[i] for i in order), *best[options.rerank_top :]]
 
 
-def _candidates(records: Connection, query: Query, best: list[Best], use: Use) -> list[Candidate]:
-    item = items.items_by_key(records, [b.key for b in best])
-    tracks = items.tracks_of(records, [b.track for b in best])
-    states = confirmations.states(records, use.case, query.fingerprint)
+def _head(records: Connection, gallery: Gallery, query: Query, best: list[Best], options: SearchOptions) -> list[Best]:
+    """Return what a query's answer shows, re-ranked, in order."""
+    ranked = _reranked(records, gallery, query, best, options)
+    shown = [b for b in ranked if options.include_below or b.above is not False]
+    return sorted(shown, key=lambda b: b.group)[: options.k]
+
+
+def _candidates(
+    head: list[Best], item: dict[int, Item], track: dict[str, Track], states: dict[str, State]
+) -> list[Candidate]:
+    """Return the candidates whose item and track are still stored."""
     found: list[Candidate] = []
-    for b in best:
-        if b.key not in item or b.track not in tracks:
+    for b in head:
+        if b.key not in item or b.track not in track:
             continue
         candidate = Candidate(
             rank=len(found) + 1,
             item=item[b.key],
-            track=tracks[b.track],
+            track=track[b.track],
             score=b.pair.score(b.similarity) if b.pair else None,
             false_positive_rate=b.pair.false_positive_rate(b.similarity) if b.pair else None,
             above_threshold=b.above,
