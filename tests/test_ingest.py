@@ -5,6 +5,7 @@ import re
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +131,7 @@ def test_killed_and_resumed_equals_undisturbed(tmp_path, video, undisturbed, mon
     monkeypatch.setattr(footage, "MAX_SEGMENT", longest)
     monkeypatch.setattr(footage, "COMMIT_EVERY", 10)
     for number in kills:
-        killed_by_itself(lambda n=number: run(tmp_path / "g", video, detector=fatal(n), start=None, batch=3))
+        killed_by_itself(number, tmp_path / "g", video, {"MAX_SEGMENT": longest, "COMMIT_EVERY": 10}, batch=3)
         assert content(tmp_path / "g").items() <= stored.items()
     assert content(tmp_path / "g")
     looked_at = []
@@ -145,11 +146,11 @@ def test_killed_and_resumed_equals_undisturbed(tmp_path, video, undisturbed, mon
 def test_what_was_erased_does_not_come_back_when_a_run_is_resumed(tmp_path, video, monkeypatch):
     monkeypatch.setattr(footage, "COMMIT_EVERY", 10)
     monkeypatch.setattr(Follower, "empty", False)  # somebody is always in view: all is one open segment
-    killed_by_itself(lambda: run(tmp_path / "g", video, detector=fatal(70), start=None))
+    killed_by_itself(70, tmp_path / "g", video, {"COMMIT_EVERY": 10, "Follower.empty": False})
     with Gallery.open(tmp_path / "g") as gallery:
         first, second = (track.id for track in gallery.tracks())
         gallery.erase(Use(purpose="", case="", user="ada"), track=first)
-    killed_by_itself(lambda: run(tmp_path / "g", video, detector=fatal(15), start=None))
+    killed_by_itself(15, tmp_path / "g", video, {"COMMIT_EVERY": 10, "Follower.empty": False})
     resumed = run(tmp_path / "g", video, start=None)
     assert resumed.tally.tracks == 3
     with Gallery.open(tmp_path / "g") as gallery:
@@ -177,14 +178,19 @@ def fatal(number):
     return detect
 
 
-def killed_by_itself(action):
-    child = os.fork()
-    if child == 0:
-        try:
-            action()
-        finally:
-            os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -9
+def killed_by_itself(number, folder, source, settings, **options):
+    """Ingest in a process of its own, which dies; a fork of this one would lack the threads that FFmpeg has here."""
+    process = get_context("spawn").Process(target=doomed, args=(number, folder, source, settings, options))
+    process.start()
+    process.join()
+    assert process.exitcode == -9
+
+
+def doomed(number, folder, source, settings, options):
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setattr(f"vireid.ingest.footage.{name}", value)
+        run(folder, source, detector=fatal(number), start=None, **options)
 
 
 def test_a_video_that_is_done_is_left_alone_until_restarted(tmp_path, video):
