@@ -69,9 +69,7 @@ class Video:
         self.frames = self._stream.frames or round(self._seconds() * self.fps)
         self.created = _creation_time({**self._container.metadata, **self._stream.metadata})
         self.index = self.damaged = 0
-        self._ahead: list[av.VideoFrame | None] = []
-        self._frames = self._decoded()
-        self.height = self._height()
+        self._frames, self.height = self._peek()
 
     def __enter__(self) -> Self:
         return self
@@ -86,7 +84,7 @@ class Video:
 
     def read(self, start: int = 0, every: int = 1, stop: int | None = None) -> Iterator[Frame]:
         """Yield the whole frames whose number is a multiple of `every` from `start` up to before `stop`."""
-        for frame in chain(self._ahead, self._frames):
+        for frame in self._frames:
             index = self.index
             if stop is not None and index >= stop:
                 return
@@ -95,13 +93,14 @@ class Video:
             if frame is not None and index >= start and index % every == 0:
                 yield Frame(index, self._time(frame, index), _upright(frame))
 
-    def _height(self) -> int:
-        """Decode up to the first whole frame: only frames say how they are turned."""
-        for frame in self._frames:
-            self._ahead.append(frame)
+    def _peek(self) -> tuple[Iterator[av.VideoFrame | None], int]:
+        """Return all frames and the height of the first whole one: only a frame says how it is turned."""
+        frames, ahead = self._decoded(), []
+        for frame in frames:
+            ahead.append(frame)
             if frame is not None:
-                return frame.width if round(frame.rotation / 90) % 2 else frame.height
-        return self._stream.height
+                return chain(ahead, frames), len(_upright(frame))
+        return iter(ahead), self._stream.height
 
     def _decoded(self) -> Iterator[av.VideoFrame | None]:
         """Yield each frame, None for one that is damaged."""
