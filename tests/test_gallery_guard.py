@@ -81,11 +81,20 @@ def test_an_account_without_a_name_goes_by_its_number(monkeypatch):
         assert Use(purpose="", case="").user == f"uid {os.getuid()}"
 
 
-def test_no_answer_without_the_log(gallery, query):
+def test_nothing_is_done_without_the_log(gallery, query):
+    key, secret = gallery.keys.create("ada", "operator")
+    cameras = gallery.cameras.list()
     with sqlite3.connect(audit_file(gallery.location)) as file:
         file.execute("CREATE TRIGGER full BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'disk full'); END")
-    with pytest.raises(IntegrityError, match="disk full"):
-        gallery.search(query, use=USE)
+    for act in (
+        lambda: gallery.search(query, use=USE),
+        lambda: gallery.keys.create("eve", "admin"),
+        lambda: gallery.keys.revoke(key.id),
+        lambda: gallery.cameras.put(Camera(id="yard", place="behind the house")),
+    ):
+        with pytest.raises(IntegrityError, match="disk full"):
+            act()
+    assert (gallery.keys.verify(secret), gallery.keys.list(), gallery.cameras.list()) == (key, [key], cameras)
 
 
 @pytest.mark.parametrize(

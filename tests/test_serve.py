@@ -221,7 +221,7 @@ def test_a_failing_model_fails_the_requests_that_wait(own_site, monkeypatch, nam
 
 
 def test_what_is_busy_can_be_asked_again(site, monkeypatch):
-    def busy(*_):
+    def busy(*_, **__):
         raise BusyError("another process has been writing")
 
     monkeypatch.setattr(KeyRing, "revoke", busy)
@@ -388,7 +388,7 @@ def test_the_client_speaks_every_route(own_site, tmp_path):
         assert checked == admin.verify_audit()
         actions = [entry.entry["action"] for entry in admin.audit(limit=1000)]
         assert {"search", "add", "propose", "confirm", "export", "delete", "erase", "retain"} <= set(actions)
-        assert {"camera", "create key", "revoke key"} <= set(actions)
+        assert {"describe camera", "create key", "revoke key"} <= set(actions)
 
 
 def test_nothing_personal_or_secret_is_measured_or_logged(own_site, caplog):

@@ -121,12 +121,10 @@ def keys_create(
 
     Example: `vireid keys create --gallery station --user "A. Meyer" --role operator`
     """
-    from vireid.gallery import Gallery, Use
+    from vireid.gallery import Gallery
 
     with Gallery.open(gallery) as opened:
         key, secret = opened.keys.create(user, role)
-        details = {"key": key.id, "user": key.user, "role": key.role.value}
-        opened.audit.append("create key", Use(purpose="", case=""), details=details)
     console.print(f"{key.role} key {key.id} for {escape(user)}; note it now, it is not shown again:", soft_wrap=True)
     console.print(secret, soft_wrap=True, highlight=False)
 
@@ -155,11 +153,10 @@ def keys_revoke(
 
     Example: `vireid keys revoke 29a89cabb9d8 --gallery station`
     """
-    from vireid.gallery import Gallery, Use
+    from vireid.gallery import Gallery
 
     with Gallery.open(gallery) as opened:
         revoked = opened.keys.revoke(key)
-        opened.audit.append("revoke key", Use(purpose="", case=""), details={"key": revoked.id, "user": revoked.user})
     console.print(f"key {revoked.id} of {plain(revoked.user)} is revoked", soft_wrap=True)
 
 
@@ -195,13 +192,12 @@ def cameras_describe(
     Example: `vireid gallery cameras describe gate --gallery station --place "north gate" --purpose "lost persons"
     --legal-basis "GDPR Art. 6(1)(e)" --retention-days 3`
     """
-    from vireid.gallery import Camera, Gallery, Use
+    from vireid.gallery import Camera, Gallery
 
     texts = {"place": place, "purpose": purpose, "legal_basis": legal_basis}
     entry = checked(Camera, {"id": camera, "retention_days": retention_days, **texts}, "cannot use")
     with Gallery.open(gallery) as opened:
         opened.cameras.put(entry)
-        opened.audit.append("describe camera", Use(purpose="", case=""), details=entry.model_dump(mode="json"))
     console.print(f"camera {escape(camera)} is in the register", soft_wrap=True)
 
 

@@ -7,16 +7,18 @@ from typing import Any
 from sqlalchemy import select
 
 from vireid.errors import InputError
+from vireid.gallery.audit import AuditLog
 from vireid.gallery.database import Database
 from vireid.gallery.schema import CameraRow
-from vireid.gallery.types import Camera
+from vireid.gallery.types import Camera, Use
 
 
 class CameraRegister:
     """The cameras of one gallery."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, audit: AuditLog) -> None:
         self._database = database
+        self._audit = audit
 
     def list(self) -> list[Camera]:
         """Return all cameras by id, those that nobody has described yet too."""
@@ -35,10 +37,15 @@ class CameraRegister:
             raise InputError(f"there is no camera {camera_id!r} in this gallery: see `vireid gallery cameras`")
         return _camera(row)
 
-    def put(self, camera: Camera) -> None:
-        """Enter a camera, or replace what the register says about it."""
+    def put(self, camera: Camera, *, use: Use | None = None) -> None:
+        """Enter a camera, or replace what the register says about it.
+
+        The audit log has it before it is done; `use` says who does, whoever is logged in by default.
+        """
         with self._database.write() as session:
             session.merge(CameraRow(**camera.model_dump()))
+            told = camera.model_dump(mode="json")
+            self._audit.append("describe camera", use or Use(purpose="", case=""), details=told)
 
 
 def _camera(row: Any) -> Camera:

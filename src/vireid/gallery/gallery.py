@@ -64,8 +64,8 @@ class Gallery(Catalogue):
         self.items_per_track = 4  # what searches found lately: how deep the next one looks at once
         self.calibration = read_calibration(database)
         self.audit = AuditLog.beside(location, self.settings)
-        self.cameras = CameraRegister(database)
-        self.keys = KeyRing(database)
+        self.cameras = CameraRegister(database, self.audit)
+        self.keys = KeyRing(database, self.audit)
         self.confirmations = Confirmations(database, self.audit)
 
     @classmethod

@@ -10,9 +10,10 @@ from typing import Any
 from sqlalchemy import select
 
 from vireid.errors import InputError
+from vireid.gallery.audit import AuditLog
 from vireid.gallery.database import Database
 from vireid.gallery.schema import KeyRow
-from vireid.gallery.types import Key, Role, from_milliseconds, to_milliseconds, utc_now
+from vireid.gallery.types import Key, Role, Use, from_milliseconds, to_milliseconds, utc_now
 from vireid.options import checked
 
 PREFIX = "vireid"
@@ -21,14 +22,20 @@ _MEMORY = 64 * 2**20
 
 
 class KeyRing:
-    """The keys of one gallery."""
+    """The keys of one gallery. The audit log has a key's making and end before they are done."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, audit: AuditLog) -> None:
         self._database = database
+        self._audit = audit
         self._verified: dict[bytes, str] = {}
 
-    def create(self, user: str, role: Role | str) -> tuple[Key, str]:
+    def create(self, user: str, role: Role | str, *, use: Use | None = None) -> tuple[Key, str]:
         """Make a key and return it with its secret, which cannot be shown again.
+
+        Args:
+            user: the person who will hold it.
+            role: what it allows.
+            use: who makes it; default: whoever is logged in.
 
         Raises:
             InputError: for an unknown role, or a user without a name.
@@ -44,6 +51,7 @@ class KeyRing:
             created = to_milliseconds(key.created)
             row = KeyRow(id=key.id, user=user, role=granted.value, secret_hash=_hash(secret), created=created)
             session.add(row)
+            self._log("create key", use, key)
         return key, secret
 
     def verify(self, secret: str) -> Key | None:
@@ -69,8 +77,8 @@ class KeyRing:
         with self._database.read() as records:
             return [_key(row) for row in records.execute(select(KeyRow).order_by(KeyRow.created, KeyRow.id))]
 
-    def revoke(self, key_id: str) -> Key:
-        """End a key, at once and for good.
+    def revoke(self, key_id: str, *, use: Use | None = None) -> Key:
+        """End a key, at once and for good; `use` says who does.
 
         Raises:
             InputError: when there is no such key.
@@ -80,7 +88,13 @@ class KeyRing:
             if row is None:
                 raise InputError(f"there is no key {key_id!r}: see `vireid keys list`")
             row.revoked = row.revoked or to_milliseconds(utc_now())
-            return _key(row)
+            key = _key(row)
+            self._log("revoke key", use, key)
+        return key
+
+    def _log(self, action: str, use: Use | None, key: Key) -> None:
+        details = {"key": key.id, "user": key.user, "role": key.role.value}
+        self._audit.append(action, use or Use(purpose="", case=""), details=details)
 
 
 def _id(secret: str) -> str:

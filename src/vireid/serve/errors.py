@@ -59,10 +59,10 @@ def error_responses(*statuses: int) -> Responses:
     return {status: {"model": Error, "description": _MEANINGS[status]} for status in chosen}
 
 
-def found(function: Callable[..., T], *arguments: Any) -> T:
+def found(function: Callable[..., T], *arguments: Any, **named: Any) -> T:
     """Call a look-up by id; what is not there becomes 404."""
     try:
-        return function(*arguments)
+        return function(*arguments, **named)
     except BusyError:
         raise
     except InputError as error:

@@ -12,7 +12,7 @@ from starlette.responses import Response, StreamingResponse
 from vireid import __version__
 from vireid.gallery import AuditEntry, Camera, Gallery, Key, Verification
 from vireid.gallery.types import Name
-from vireid.serve.auth import BEARER, Admin, Caller, Viewer
+from vireid.serve.auth import BEARER, Admin, Viewer
 from vireid.serve.errors import Responses, error_responses, found
 from vireid.serve.models import CameraEntry, GalleryInfo, Health, KeyRequest, NewKey, Threshold
 from vireid.serve.service import Shared
@@ -77,8 +77,7 @@ async def cameras(caller: Viewer, service: Shared) -> list[Camera]:
 async def describe_camera(id: Name, entry: CameraEntry, caller: Admin, service: Shared) -> Camera:
     """Enter a camera, or replace what the register says about it."""
     camera = entry.of(id)
-    await service.run(caller.gallery.cameras.put, camera)
-    await _log(caller, service, "camera", camera=id)
+    await service.run(caller.gallery.cameras.put, camera, use=caller.use())
     return camera
 
 
@@ -91,21 +90,14 @@ async def keys(caller: Admin, service: Shared) -> list[Key]:
 @router.post("/keys", status_code=201, tags=["keys"], responses=error_responses(413))
 async def create_key(request: KeyRequest, caller: Admin, service: Shared) -> NewKey:
     """Make a key; its secret is in this answer and nowhere else."""
-    key, secret = await service.run(caller.gallery.keys.create, request.user, request.role)
-    await _log(caller, service, "create key", key=key.id, role=str(key.role))
+    key, secret = await service.run(caller.gallery.keys.create, request.user, request.role, use=caller.use())
     return NewKey(id=key.id, user=key.user, role=key.role, secret=secret)
 
 
 @router.delete("/keys/{id}", tags=["keys"], responses=error_responses(404))
 async def revoke_key(id: str, caller: Admin, service: Shared) -> Key:
     """End a key, at once and for good."""
-    key = await service.run(found, caller.gallery.keys.revoke, id)
-    await _log(caller, service, "revoke key", key=id)
-    return key
-
-
-async def _log(caller: Caller, service: Shared, action: str, **details: str) -> None:
-    await service.run(caller.gallery.audit.append, action, caller.use(), details=details)
+    return await service.run(found, caller.gallery.keys.revoke, id, use=caller.use())
 
 
 @router.get("/audit", tags=["audit"], responses=error_responses())
