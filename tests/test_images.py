@@ -1,5 +1,7 @@
 """Decoding and the image cache."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -30,6 +32,20 @@ def test_cache_equals_decoding_and_is_reused(records, monkeypatch):
     assert seen[-1] == (5, 5)
     monkeypatch.setattr("vireid.data.images.decode", None)
     assert np.array_equal(CachedImages(records, (16, 8)).read([3, 0, 3])[0], expected)
+
+
+def test_a_cache_is_made_once_and_what_a_killed_process_left_is_cleared(records, monkeypatch):
+    key = cache_key(records, (16, 8))
+    left, foreign = cache_folder() / f".{key}.17.tmp", cache_folder() / "notes.tmp"
+    for folder in (left, foreign):
+        folder.mkdir(parents=True)
+    made = []
+    monkeypatch.setattr("vireid.data.images.decode", lambda path, size: made.append(path) or decode(path, size))
+    with ThreadPoolExecutor(3) as pool:
+        caches = list(pool.map(lambda _: CachedImages(records, (16, 8)), range(3)))
+    assert len(made) == len(records)
+    assert {path.name for path in cache_folder().iterdir()} == {key, "notes.tmp"}
+    assert all((cache.pixels == caches[0].pixels).all() for cache in caches)
 
 
 def test_cache_key_contains_what_it_depends_on(records):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import pyarrow.parquet as pq
 from vireid.data.images import Progress
 from vireid.embed_parts import Engine, Job, Part, model_file, on_threads
 from vireid.errors import InputError
-from vireid.files import replacing, require_file_place, write_text
+from vireid.files import alone, replacing, require_file_place, write_text
 from vireid.records import Modality
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
@@ -79,7 +78,7 @@ def embed_files(
     plan = _plan(job, paths)
     starts = range(0, len(paths), PART)
     parts = [Part(folder / f"part-{i:06d}.parquet", paths[start : start + PART]) for i, start in enumerate(starts)]
-    with _alone(folder):
+    with alone(folder, busy=f"another process is writing {folder}: wait for it, or name another --out"):
         try:
             _claim(folder, plan)
             pending = [part for part in parts if not part.file.is_file()]
@@ -127,23 +126,6 @@ def _state(path: Path) -> bytes:
         status = path.stat()
         return f"\0{status.st_size} {status.st_mtime_ns}".encode()
     return b""
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder of parts, made where it is not there; the lock goes when the process goes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"another process is writing {folder}: wait for it, or name another --out") from error
-        except OSError:  # a file system without locks
-            pass
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _discard(folder: Path) -> None:

@@ -1,8 +1,9 @@
-"""Writing files that are whole or absent."""
+"""Writing files that are whole or absent, one process at a time."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,35 @@ def replacing(path: Path, *, private: bool = False) -> Iterator[Path]:
         raise InputError(f"the disk of {path.parent} is full: {path.name} was not written, free some space") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(folder: Path, *, busy: str | None = None) -> Iterator[bool]:
+    """Hold a folder, made where it is not there, while the block runs; the lock goes when the process goes.
+
+    Args:
+        folder: to hold.
+        busy: what is said when another process holds it; None waits for that one.
+
+    Yields:
+        whether it is held: not on a file system without locks.
+
+    Raises:
+        InputError: `busy`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        held = True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if busy is None else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise InputError(f"{busy}") from error
+        except OSError:
+            held = False
+        yield held
+    finally:
+        os.close(descriptor)
 
 
 def require_file_place(path: Path) -> None:

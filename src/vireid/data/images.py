@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageOps
 
 from vireid.errors import InputError
-from vireid.files import shown
+from vireid.files import alone, shown
 from vireid.records import Records
 
 Pixels = NDArray[np.uint8]
@@ -25,6 +25,7 @@ Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
 
 CACHE_FORMAT = "rgb-lanczos-upright-1"
+_TEMPORARY = f".{'?' * 32}.*.tmp"
 
 
 def require_8_bits(image: Image.Image) -> None:
@@ -145,13 +146,17 @@ class CachedImages:
 
     The file's name is a hash of all that its content depends on: format, size, every path with its byte count and
     modification time. It lies in `$VIREID_CACHE` or `~/.cache/vireid`; it is a copy of the data set and falls
-    under the data set's terms.
+    under the data set's terms. One process makes a cache at a time, and clears away what killed ones have left.
     """
 
     def __init__(self, records: Records, size: tuple[int, int], progress: Progress | None = None) -> None:
         folder = cache_folder() / cache_key(records, size)
         if not folder.is_dir():
-            _build(records, size, folder, progress)
+            with alone(folder.parent) as held:
+                for left in folder.parent.glob(_TEMPORARY) if held else ():
+                    shutil.rmtree(left)
+                if not folder.is_dir():
+                    _build(records, size, folder, progress)
         self.pixels: Pixels = np.load(folder / "pixels.npy", mmap_mode="r")
         self.sizes: NDArray[np.int32] = np.load(folder / "sizes.npy")
 
@@ -187,8 +192,8 @@ def cache_key(records: Records, size: tuple[int, int]) -> str:
 def _build(records: Records, size: tuple[int, int], folder: Path, progress: Progress | None) -> None:
     height, width = size
     shape = (len(records), height, width, 3)
-    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    temporary.mkdir(parents=True)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary.mkdir()
     try:
         _require_space(temporary, int(np.prod(shape)))
         pixels = np.lib.format.open_memmap(temporary / "pixels.npy", mode="w+", dtype=np.uint8, shape=shape)
