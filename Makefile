@@ -1,4 +1,4 @@
-# make demo: the whole toolbox on synthetic data, in minutes on a CPU.  make test: lint-free code that works.
+# make demo: the whole toolbox on synthetic data, in minutes on a CPU.  make test: all tests; make lint: style and types.
 # Each sets itself up in .venv; PYTHON chooses the interpreter.
 PYTHON ?= python3
 VENV := .venv
