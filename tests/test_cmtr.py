@@ -396,8 +396,11 @@ def test_terms_and_gradient_routes():
     model.on_epoch_start(2)
     assert gradients("embedding", "network.stem.0.0.weight", *phi) == [True] * 4
     assert set(model.statistics()) == {"neck_weight", "removal_gap"}
-    model.phi.forward = None
+    called = []
+    for phi_of_a_modality in model.phi:
+        phi_of_a_modality.register_forward_hook(lambda *_: called.append(True))
     model.eval().features(BATCH.images, BATCH.modality)
+    assert not called
     assert {g.name for g in model.parameter_groups()} == {"backbone", "tokens", "head"}
     grouped = [p for g in model.parameter_groups() for p in g.params]
     assert len({id(p) for p in grouped}) == len(grouped) == len(list(model.parameters()))
@@ -441,6 +444,7 @@ def test_per_modality_identity_is_the_sum_of_means():
         (TINY_VIT, {"vit": {"image_size": (64, 8)}}, "below a patch"),
         ({"weights": "none"}, {"vit": {"hybrid": {"heads": 3}}}, "heads=3 does not divide dim=320"),
         ({"weights": "none"}, {"modality_embedding": "none"}, "leaves nothing to remove"),
+        ({"weights": "none"}, {"separate_classifier": True, "mae_terms": "mac"}, "separate_classifier is MAID's"),
         (
             {"weights": "none"},
             {"test_removal": True, "mae_weight": 0},

@@ -48,7 +48,7 @@ def recipes(tiny_recipe):
         "msclnet": {
             **common,
             "method": "msclnet",
-            "options": {"stripes": 2, "instance_eps": 0.1, "fusion": {"width": 8, "rank": 4}},
+            "options": {"stripes": 2, "instance_eps": 0.1, "fusion": {"width": 8, "rank": 4, "clip": 0.3}},
         },
         "hicmd": {
             **common,
@@ -199,6 +199,11 @@ def test_synchronised_norms_keep_what_the_network_computes():
     assert any(isinstance(module, nn.SyncBatchNorm) for module in converted.modules())
     assert not any(isinstance(module, nn.BatchNorm2d) for module in converted.modules())
     assert torch.allclose(converted.features(images, modality)["global"], before)
+    refiner = synchronise_norms(build("nformer", num_classes=2, input_dim=1280), Sampling(), modality.numpy())
+    assert isinstance(refiner.neck, nn.SyncBatchNorm)
+    assert not any(
+        isinstance(m, nn.SyncBatchNorm) for m in refiner.projection.modules()
+    )  # trained on CPUs, then frozen
     single = Sampling(kind="single")
     synchronise_norms(method, single, np.zeros(3, np.int64))
     with pytest.raises(InputError, match=r"leave a GPU without images of one modality.*sync_norm=false"):

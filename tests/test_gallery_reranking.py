@@ -56,6 +56,8 @@ def test_nformer_ranks_by_refined_features(tmp_path):
         plain = gallery.search(query, use=USE, where=where).candidates
         result = gallery.search(query, use=USE, where=where, rerank=NFormerReranker(Refinement(refiner, options)))
         head = torch.from_numpy(gallery.vectors([c.item.id for c in plain]))
+        with pytest.raises(InputError, match="re-ranking by nformer needs the query's modality"):
+            gallery.search(Query.from_vector(vectors[0]), use=USE, rerank=NFormerReranker(Refinement(refiner, options)))
     kinds = torch.tensor([Modality.VISIBLE]), torch.full((1, len(plain)), Modality.INFRARED)
     scores = rerank_top(refiner, torch.from_numpy(query.vector)[None], head[None], *kinds, options)[0]
     assert result.rerank == "nformer"

@@ -383,16 +383,15 @@ def test_published_size_and_shapes(monkeypatch):
         pid, modality = torch.arange(8).repeat_interleave(4).repeat(2), torch.arange(2).repeat_interleave(32)
         _, parts = method.hat(torch.rand(64, 2048, 6, 2), modality)
         visible, infrared = cross_modal_pairs(pid, modality)
-        live, guided = method._fuse(parts[visible], parts[infrared])
-    assert parts[visible].shape == live.shape == guided.shape == (32, 6, 2048)
-    assert torch.equal(live, guided)
+        fused = method.fusion(parts[visible], parts[infrared])
+    assert parts[visible].shape == fused.shape == (32, 6, 2048)
     seen = []
     monkeypatch.setattr(
         "vireid.losses.cascade.cascaded_aggregation",
         lambda z, *rest: seen.append((z, *rest)) or cascaded_aggregation(z, *rest),
     )
     batch = Batch(torch.empty(64), modality, pid, modality, modality)
-    method._cascade(torch.rand(64, 2048), live.mean(1), (visible, infrared), batch)
+    method._cascade(torch.rand(64, 2048), fused.mean(1), (visible, infrared), batch)
     assert seen[0][0].shape == (96, 2048)
 
 

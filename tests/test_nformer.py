@@ -309,6 +309,8 @@ def test_shapes_and_parameters():
     assert method.projection is None
     with pytest.raises(InputError, match="heads"):
         NeighborTransformer(9, 1, 2)
+    with pytest.raises(InputError, match="graph_centering centres cosines"):
+        build("nformer", num_classes=2, graph_centering=True, mask_source="affinity")
 
 
 def test_schedules():

@@ -78,6 +78,7 @@ def test_openpose_layouts(tmp_path):
         ("{", r"no OpenPose JSON \(Expecting"),
         ("[]", "no OpenPose JSON"),
         ('{"people": [{"face": []}]}', r"no OpenPose JSON \('pose_keypoints_2d'\)"),
+        ('{"people": [{"pose_keypoints_2d": 5}]}', "has 0.333333 joints a person"),
         ('{"people": [{"pose_keypoints_2d": [1, 2, 3]}]}', r"has 1 joints a person: use OpenPose's COCO \(18\)"),
     ],
 )
@@ -274,6 +275,9 @@ def test_coco_import_from_the_command_line(crops, tmp_path):
     assert "b/1.png is not in" in text  # two images have the bare name 1.png
     assert open_dataset("manifest", crops).keypoints[:, 0, 0].tolist() == pytest.approx([16, np.nan] * 2, nan_ok=True)
     assert read_table(crops / "keypoints.npz").source == "coco found.json"
+    (tmp_path / "found.json").write_text(json.dumps([{"image_id": "a/1.png", "keypoints": person(17, x=20)}]))
+    find_poses(PoseRequest(crops, coco=tmp_path / "found.json"))  # mended: it is read anew
+    assert read_table(crops / "keypoints.npz").kpts[:, 0, 0].tolist() == [20]
 
 
 def test_keypoints_of_other_images_are_refused(crops):

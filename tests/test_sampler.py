@@ -89,13 +89,14 @@ def test_unequal_counts(seed, visible, infrared, identities):
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_pairs_then_identities_of_one_modality_by_turns(size):
-    labels, modality = table(12, 8, 8)
-    full, few = Sampling(identities=12, visible=1, infrared=1), Sampling(identities=12, pairs=6, visible=1, infrared=1)
+    labels, modality = table(18, 8, 8)
+    full, few = Sampling(identities=18, visible=1, infrared=1), Sampling(identities=18, pairs=6, visible=1, infrared=1)
     draws = [epoch_batches(labels, modality, few, seed=0, epoch=1, rank=r, world_size=size) for r in range(size)]
     for whole, *parts in zip(epoch_batches(labels, modality, full, seed=0, epoch=1), *draws, strict=True):
-        visible, infrared = whole[:12], whole[12:]
+        visible, infrared = whole[:18], whole[18:]
         assert sorted(np.concatenate(parts)) == sorted([*visible[:6], *visible[6::2], *infrared[:6], *infrared[7::2]])
         assert all((np.unique(labels[part], return_counts=True)[1] == 2).sum() == 6 // size for part in parts)
+        assert all((modality[part] == 0).sum() == (modality[part] == 1).sum() for part in parts)  # of negatives, too
 
 
 @pytest.mark.parametrize(
@@ -105,6 +106,7 @@ def test_pairs_then_identities_of_one_modality_by_turns(size):
         (Sampling(kind="single", identities=11), 1, "the training set has 10"),
         (Sampling(identities=9), 2, "sampling.identities=9 cannot be divided over 2 devices"),
         (Sampling(identities=8, pairs=3), 2, "sampling.pairs=3 cannot be divided over 2 devices"),
+        (Sampling(identities=8, pairs=6), 2, "let sampling.identities exceed pairs by a multiple of 4"),
     ],
 )
 def test_sampling_errors(sampling, world_size, sentence):

@@ -356,8 +356,10 @@ def no_scores(points):
     return points
 
 
-def one_joint(points):
-    points[:, :, 2], points[:, 3, 2] = 0, 1
+def few_joints(points):
+    """One arm alone, just enough for a pose: 15 of the 18 heat-maps are empty."""
+    points[:, :, 2], points[:, 2:5, 2] = 0, 1
+    assert has_pose(points).all()
     return points
 
 
@@ -366,7 +368,7 @@ def outside(points):
     return points
 
 
-@pytest.mark.parametrize("change", [no_scores, one_joint, outside])
+@pytest.mark.parametrize("change", [no_scores, few_joints, outside])
 @pytest.mark.parametrize("modality", [0, 1])
 def test_degenerate_batches_are_finite_in_half_precision(model, change, modality):
     batch = make_batch((modality,) * 4, (0, 0, 1, 1))
@@ -415,6 +417,13 @@ def test_keypoints_matter_only_where_they_are_used(model):
             found = [spot.features(images, modality, keypoints=p)["global"] for p in (None, make_keypoints(2))]
         assert torch.equal(*found) != differs
         assert ("keypoints" in spot.side_inputs) == differs
+
+
+def test_without_a_branch_that_reads_structure_there_is_none():
+    for options in ({"asr": False}, {"asr_input": "appearance"}):
+        spot = tiny(tpi=False, **options)
+        assert (spot.relation, spot.side_inputs) == (None, ())
+        assert all(term.isfinite() for term in spot.losses(make_batch()).values())
 
 
 def test_learned_poses_are_trained():

@@ -20,7 +20,7 @@ from vireid.errors import InputError
 from vireid.methods import build
 from vireid.methods.agw import AGW
 from vireid.nn.backbone import LITE0
-from vireid.precision import Precision
+from vireid.precision import Precision, choose_precision
 from vireid.recipe import OptimizerOptions, Recipe, Schedule, load_recipe, packaged_recipe, save_recipe
 from vireid.records import LabelMap, Records
 from vireid.training import resume, train
@@ -131,6 +131,19 @@ def test_a_phase_s_optimisers_undo_the_scale_of_its_backward_pass(tiny_recipe, t
     assert scales == [4, 4, 8, 8]
 
 
+def test_an_optimiser_without_gradients_takes_no_step_in_float16():
+    plugin = PhasePrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))])
+    assert plugin.optimizer_step(optimizer, None, lambda: None) is None
+    plugin.end_phase()
+
+
+@pytest.mark.parametrize(("capability", "name"), [((7, 5), "16"), ((8, 0), "bf16")])
+def test_gpus_that_only_emulate_bfloat16_train_in_float16(capability, name, monkeypatch):
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: capability)
+    assert choose_precision(torch.nn.Conv2d(3, 4, 1), torch.device("cuda")).name == name
+
+
 @pytest.mark.filterwarnings("ignore:.*GradScaler is enabled, but CUDA is not available")
 @pytest.mark.parametrize(("name", "device", "scaled"), [("16", "cuda", 1), ("16", "cpu", 0), ("bf16", "cuda", 0)])
 def test_only_float16_on_a_gpu_scales_losses(name, device, scaled):
@@ -145,11 +158,14 @@ def test_only_float16_on_a_gpu_scales_losses(name, device, scaled):
         ("validation.feature=maps", "validation.feature=maps: method agw has no such vector, use global, pooled"),
         ("validation.protocol=sysu-all", "protocol sysu-all is for sysu_mm01, not manifest: use cross-ir2vis or"),
         ("method=cmlspge", "6 stripes do not divide the 4 rows of the feature map"),
+        ("method=msclnet", "6 stripes do not divide the 4 rows of the feature map"),
+        ("optimizers.main.phase=head", "optimizers.main.phase=head: the method's steps have other phases: main"),
+        ("method=caj options.consistency_weight=1", "options.consistency_weight pairs .* rows of a batch with 0 of"),
     ],
 )
 def test_a_refused_training_leaves_nothing(setting, sentence, tiny_recipe, tmp_path):
     with pytest.raises(InputError, match=sentence):
-        train(load_recipe(tiny_recipe, [setting]), tmp_path / "run")
+        train(load_recipe(tiny_recipe, setting.split()), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

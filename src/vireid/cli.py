@@ -178,7 +178,8 @@ def pose(
     for reason in result.bad:
         console.print(f"[yellow]skipped:[/yellow] {escape(reason)}")
     shares = ", ".join(f"{share:.0%} of {modality}" for modality, share in result.shares.items())
-    console.print(f"{escape(str(result.file))}: a pose in {shares} images, {len(result.bad)} skipped")
+    kept = f", {result.kept} kept from before" if result.kept else ""
+    console.print(f"{escape(str(result.file))}: a pose in {shares} images{kept}, {len(result.bad)} skipped")
     if result.uneven:
         console.print("[yellow]uneven:[/yellow] where poses fail in one modality only, structure gives it away")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +47,11 @@ class PoseRequest:
     stretch: bool = False
     out: Path | None = None
 
+    @property
+    def imports(self) -> bool:
+        """Whether the keypoints are read from files, which takes no time worth saving."""
+        return self.openpose is not None or self.coco is not None
+
 
 @dataclass(frozen=True)
 class PoseResult:
@@ -54,11 +60,13 @@ class PoseResult:
     Attributes:
         file: that was written.
         shares: of images with a pose, by modality.
+        kept: images whose keypoints an earlier run had found.
         bad: a sentence for every image without keypoints because it could not be read.
     """
 
     file: Path
     shares: dict[Modality, float]
+    kept: int
     bad: list[str]
 
     @property
@@ -68,7 +76,7 @@ class PoseResult:
 
 
 def find_poses(request: PoseRequest, progress: Progress | None = None) -> PoseResult:
-    """Find the keypoints of all images; an interrupted run goes on where it last saved.
+    """Find the keypoints of all images; an interrupted run of a network goes on where it last saved.
 
     Raises:
         InputError: unless the request names one source, when the file holds keypoints of another source, or when no
@@ -78,7 +86,9 @@ def find_poses(request: PoseRequest, progress: Progress | None = None) -> PoseRe
     file = request.out or records.root / FILE
     require_file_place(file)
     label, source = open_source(request, records)
-    found, bad = _resume(file, label), []
+    held, bad = _resume(file, label), []
+    found = {} if request.imports else held
+    kept = len(found)
     todo = [row for row, path in enumerate(records.path) if path not in found]
     for done, row in enumerate(todo, start=1):
         try:
@@ -92,11 +102,11 @@ def find_poses(request: PoseRequest, progress: Progress | None = None) -> PoseRe
     if not found:
         raise InputError(f"none of {len(bad)} images gave keypoints; the first: {bad[0]}")
     _save(file, found, label)
-    return PoseResult(file, _shares(records, found), bad)
+    return PoseResult(file, _shares(records, found), kept, bad)
 
 
 def open_source(request: PoseRequest, records: Records) -> tuple[str, PoseSource]:
-    """Return what a request asks to find keypoints with, and what to call it.
+    """Return what a request asks to find keypoints with, and what to call it: a network goes by its digest, too.
 
     Raises:
         InputError: unless it names exactly one source, or to stretch images that the source does not look at.
@@ -121,7 +131,10 @@ def open_source(request: PoseRequest, records: Records) -> tuple[str, PoseSource
     if name == "coco":
         return f"{name} {path.name}", coco(path, records.root, records.path)
     estimator = rtmpose(path) if name == "rtmlib" else keypoint_rcnn(path)
-    return f"{name} {path.name}{' stretched' if request.stretch else ''}", estimated(estimator, request.stretch)
+    with path.open("rb") as network:
+        digest = hashlib.file_digest(network, "sha256").hexdigest()[:12]
+    label = f"{name} {path.name} {digest}{' stretched' if request.stretch else ''}"
+    return label, estimated(estimator, request.stretch)
 
 
 def _resume(file: Path, label: str) -> dict[str, Keypoints]:

@@ -19,6 +19,7 @@ from PIL import Image
 
 from vireid.data.images import Pixels, decode
 from vireid.errors import InputError
+from vireid.precision import default_device
 from vireid.records import NUM_KEYPOINTS
 
 Keypoints = NDArray[np.float32]
@@ -124,16 +125,18 @@ def whole_image_rcnn(model: Any) -> Estimator:
     """Return a Keypoint R-CNN's keypoint branch on one box, the whole image; a score is the sigmoid of its peak."""
     from torchvision.models.detection.roi_heads import heatmaps_to_keypoints
 
-    heads = model.eval().roi_heads
+    device = default_device()
+    heads = model.eval().to(device).roi_heads
 
     @torch.inference_mode()
     def estimate(pixels: Pixels) -> Keypoints:
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in (model.transform.image_mean, model.transform.image_std))
         image = (torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255 - mean) / std
         height, width = pixels.shape[:2]
-        box = torch.tensor([[0.0, 0.0, width, height]])
-        pooled = heads.keypoint_roi_pool(model.backbone(image[None]), [box], [(height, width)])
-        points, scores = heatmaps_to_keypoints(heads.keypoint_predictor(heads.keypoint_head(pooled)), box)
+        box = torch.tensor([[0.0, 0.0, width, height]], device=device)
+        pooled = heads.keypoint_roi_pool(model.backbone(image[None].to(device)), [box], [(height, width)])
+        maps = heads.keypoint_predictor(heads.keypoint_head(pooled))
+        points, scores = heatmaps_to_keypoints(maps.cpu(), box.cpu())
         return torch.cat([points[0, :, :2] - 0.5, scores[0].sigmoid()[:, None]], dim=1).numpy()
 
     return estimate
@@ -174,7 +177,8 @@ def read_people(file: Path) -> NDArray[np.float32]:
         InputError: when it is not OpenPose's, or has another number of joints.
     """
     try:
-        people = [np.array(p["pose_keypoints_2d"], dtype=np.float32) for p in json.loads(file.read_text())["people"]]
+        found = json.loads(file.read_text(encoding="utf-8"))["people"]
+        people = [np.array(person["pose_keypoints_2d"], dtype=np.float32).ravel() for person in found]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file} is no OpenPose JSON ({error}): write it with OpenPose's --write_json") from error
     if wrong := [len(p) for p in people if len(p) not in OPENPOSE_LAYOUTS]:

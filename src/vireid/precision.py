@@ -52,7 +52,9 @@ def choose_precision(module: nn.Module, device: torch.device, wanted: str = "aut
     if wanted != "auto":
         return Precision(wanted)  # type: ignore[arg-type]
     if device.type == "cuda":
-        return Precision("bf16" if torch.cuda.is_bf16_supported() else "16")
+        return Precision(
+            "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "16"
+        )  # older ones emulate it
     if device.type == "cpu" and cpu_has_bf16() and not has_depthwise(module):
         return Precision("bf16")
     return Precision("32")

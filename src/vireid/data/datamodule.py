@@ -90,6 +90,13 @@ class TrainingData(LightningDataModule):
         self._progress = progress
         self._dataset: ImageBatches | None = None
 
+    def blank_batch(self) -> Batch:
+        """Return the first batch with black images, for what depends on who is in a batch and on the images' size."""
+        rows = self._batches(epoch=0)[0]
+        columns = (self.records.modality, self.labels, self.records.camid, np.zeros_like(self.labels))
+        images = torch.zeros(len(rows), 3, *self.recipe.data.image_size, dtype=torch.uint8)
+        return Batch(images, *(torch.from_numpy(column[rows]) for column in columns))
+
     def prepare_data(self) -> None:
         """Make the cache; on every machine, the first process does it while the others wait."""
         image_source(self.records, self.recipe.data.image_size, self.recipe.data.cache, self._progress)

@@ -79,9 +79,22 @@ def epoch_batches(
         count = getattr(sampling, name)
         if count is not None and count % world_size:
             raise InputError(f"sampling.{name}={count} cannot be divided over {world_size} devices: use a multiple")
+    alone = sampling.identities - (sampling.pairs or sampling.identities)
+    if world_size > 1 and alone % (len(Modality) * world_size):
+        raise InputError(
+            f"the {alone} identities of one modality cannot be dealt to {world_size} devices in twos, visible and "
+            f"infrared: let sampling.identities exceed pairs by a multiple of {len(Modality) * world_size}"
+        )
     rng = np.random.default_rng((seed, epoch))
     draw = _cross_batches if sampling.kind == "cross" else _single_batches
-    return draw(labels, modality, sampling, rng, slice(rank, None, world_size))
+    turn = _turns(sampling)
+    mine = np.where(turn < 0, np.arange(len(turn)), turn // len(Modality)) % world_size == rank
+    return draw(labels, modality, sampling, rng, mine)
+
+
+def _turns(sampling: Sampling) -> Indices:
+    """Return (P,) numbers of the identities of a batch that have one modality, from 0 on; below 0 for pairs."""
+    return np.arange(sampling.identities) - (sampling.pairs or sampling.identities)
 
 
 def steps_per_epoch(modality: Indices, sampling: Sampling) -> int:
@@ -93,13 +106,13 @@ def steps_per_epoch(modality: Indices, sampling: Sampling) -> int:
 
 
 def _cross_batches(
-    labels: Indices, modality: Indices, sampling: Sampling, rng: np.random.Generator, mine: slice
+    labels: Indices, modality: Indices, sampling: Sampling, rng: np.random.Generator, mine: NDArray[np.bool_]
 ) -> list[Indices]:
     wanted = [(m, k) for m, k in ((Modality.VISIBLE, sampling.visible), (Modality.INFRARED, sampling.infrared)) if k]
     for m, _ in wanted:
         if not (modality == m).any():
             raise InputError(f"no {m} image to train on: set sampling.{m}=0, sampling.kind=single, or add images")
-    turn = np.arange(sampling.identities) - (sampling.pairs or sampling.identities)
+    turn = _turns(sampling)
     tables = [(_rows_by_label(labels, modality == m), k, (turn < 0) | (turn % len(Modality) == m)) for m, k in wanted]
     usable = np.flatnonzero(np.all([counts > 0 for (_, _, counts), _, _ in tables], axis=0))
     _require_identities(len(usable), sampling.identities, "images in every sampled modality")
@@ -115,7 +128,7 @@ def _cross_batches(
 
 
 def _single_batches(
-    labels: Indices, modality: Indices, sampling: Sampling, rng: np.random.Generator, mine: slice
+    labels: Indices, modality: Indices, sampling: Sampling, rng: np.random.Generator, mine: NDArray[np.bool_]
 ) -> list[Indices]:
     k = sampling.visible
     rows, starts, counts = _rows_by_label(labels, np.ones(len(labels), dtype=bool))
@@ -130,7 +143,7 @@ def _single_batches(
     alive = [label for label, own in enumerate(groups) if own]
     while len(alive) >= sampling.identities and len(batches) != sampling.steps:
         chosen = rng.choice(alive, sampling.identities, replace=False)
-        batches.append(np.concatenate([groups[label].pop() for label in chosen][mine]))
+        batches.append(np.stack([groups[label].pop() for label in chosen])[mine].ravel())
         alive = [label for label in alive if groups[label]]
     return batches
 

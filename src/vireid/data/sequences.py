@@ -58,24 +58,25 @@ def epoch_sequences(
         )
     rng = np.random.default_rng((seed, epoch))
     present = np.unique(modality) if options.by_modality else np.zeros(1, np.int64)
-    groups = [np.flatnonzero(modality == m) for m in present] if options.by_modality else [np.arange(len(tokens))]
+    rows = [np.flatnonzero(modality == m) for m in present] if options.by_modality else [np.arange(len(tokens))]
+    groups = [(group, tokens[torch.from_numpy(group)]) for group in rows]
     length = max(1, min(options.length, len(tokens) // 2) // len(groups))
     batches = []
     for step in range(steps_per_epoch(len(tokens), options)):
-        rows = [
-            _sequence(tokens, groups, (step * options.per_batch + i) % len(groups), length, rng)
+        drawn = [
+            _sequence(groups, (step * options.per_batch + i) % len(groups), length, rng)
             for i in range(options.per_batch)
         ]
-        batches.append(np.stack(rows[rank::world_size]))
+        batches.append(np.stack(drawn[rank::world_size]))
     return batches
 
 
-def _sequence(tokens: Tensor, groups: list[Indices], first: int, length: int, rng: np.random.Generator) -> Indices:
-    centre = tokens[int(rng.choice(groups[first]))]
+def _sequence(groups: list[tuple[Indices, Tensor]], first: int, length: int, rng: np.random.Generator) -> Indices:
+    centre = groups[first][1][int(rng.integers(len(groups[first][0])))]
     stretch = 1 + rng.random()
     drawn = []
-    for group in groups:
-        similarity = tokens[torch.from_numpy(group)] @ centre
+    for group, tokens in groups:
+        similarity = tokens @ centre
         window = group[similarity.topk(min(int(length * stretch), len(group))).indices.numpy()]
         drawn.append(rng.choice(window, min(length, len(window)), replace=False))
     return rng.permutation(np.concatenate(drawn))

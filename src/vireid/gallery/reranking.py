@@ -75,14 +75,20 @@ class NFormerReranker:
         return cls(Refinement.open(bundle, Path(gallery.settings.bundle), RefineOptions(mode="local")))
 
     def rerank_top(self, query: Query, head: Head) -> Scores:
-        """See `Reranker`."""
+        """See `Reranker`.
+
+        Raises:
+            InputError: for a query of unknown modality.
+        """
         from vireid.evaluation.refine import rerank_top
 
+        if query.modality is None:
+            raise InputError(f"re-ranking by {self.name} needs the query's modality: say which sensor saw it")
         scores = rerank_top(
             self.refinement.refiner,
             torch.from_numpy(query.vector)[None],
             torch.from_numpy(head.vectors)[None],
-            None if query.modality is None else torch.tensor([int(query.modality)]),
+            torch.tensor([int(query.modality)]),
             torch.from_numpy(head.modality)[None],
             self.refinement.options,
         )

@@ -80,6 +80,9 @@ class Method(nn.Module):
         """Complete a raw training batch, images (N, 3, H, W) uint8, before it is augmented."""
         return batch
 
+    def check(self, batch: Batch) -> None:
+        """Refuse a batch that the losses cannot use; asked before a run is made, in eval mode, with black images."""
+
     def losses(self, batch: Batch, phase: str = "main") -> dict[str, Tensor]:
         """Return the phase's weighted scalar loss terms by name; the trainer sums and logs them; none, no step."""
         raise NotImplementedError(f"{type(self).__name__} has no losses")

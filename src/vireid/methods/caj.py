@@ -60,19 +60,26 @@ class CAJ(AGWNetwork):
         self.epoch = 0
         self._gap: Tensor | None = None
 
-    def losses(self, batch: Batch, phase: str = "main") -> dict[str, Tensor]:
-        """L = L_id + L_sq, over all three views; CAJ+ adds L_co."""
-        f, g, logits = self(batch.images, batch.modality)
-        terms = {"id": F.cross_entropy(logits, batch.pid), "triplet": self._metric(f, batch.pid)}
+    def check(self, batch: Batch) -> None:
+        """Refuse views that the consistency or the distillation cannot pair, row by row."""
         weak, strong, infrared = views(batch)
         if self.options.consistency_weight:
             _require_pairs("consistency_weight", batch, weak, strong)
             if self.options.co_target == "strong_all":
                 _require_pairs("co_target=strong_all", batch, infrared, strong)
+        if self.options.kl_weight:
+            _require_pairs("kl_weight", batch, weak, infrared)
+
+    def losses(self, batch: Batch, phase: str = "main") -> dict[str, Tensor]:
+        """L = L_id + L_sq, over all three views; CAJ+ adds L_co."""
+        self.check(batch)
+        f, g, logits = self(batch.images, batch.modality)
+        terms = {"id": F.cross_entropy(logits, batch.pid), "triplet": self._metric(f, batch.pid)}
+        weak, strong, infrared = views(batch)
+        if self.options.consistency_weight:
             consistency = self._consistency(logits[weak], logits[strong], logits[infrared])
             terms["consistency"] = self.options.consistency_weight * consistency
         if self.options.kl_weight:
-            _require_pairs("kl_weight", batch, weak, infrared)
             kl = distillation(logits[weak], logits[infrared], self.options.temperature)
             terms["kl"] = self.options.kl_weight * kl
         return terms | self.term_losses(g, batch)

@@ -64,6 +64,12 @@ class CMTROptions(Options):
             raise ValueError(f"{cause} leaves phi={self.phi} untrained: set test_removal=false, or phi=identity")
         return self
 
+    @model_validator(mode="after")
+    def _separate_classifier_is_trained(self) -> CMTROptions:
+        if self.separate_classifier and (not self.mae_weight or self.mae_terms == "mac"):
+            raise ValueError("separate_classifier is MAID's, which these options leave out: set it to false")
+        return self
+
 
 class CMTR(Method):
     """A vision transformer that is told the modality, and its modality-aware enhancement loss.

@@ -168,6 +168,10 @@ class HiCMD(Method):
         named = {"global": f1, "prototype": body, "style": style, "fused": f0, "metric": f2}
         return {name: normalize(value) for name, value in named.items()}
 
+    def check(self, batch: Batch) -> None:
+        """Refuse a batch without pairs."""
+        choose_rows(batch.pid, batch.modality)
+
     def losses(self, batch: Batch, phase: str = "generator") -> dict[str, Tensor]:
         """Return a phase's losses; the generator's L = 50 (cross + same + cycle) + 10 code + kl + 20 adv + id + tri.
 

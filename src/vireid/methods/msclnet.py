@@ -83,7 +83,9 @@ class MSCLNetOptions(AGWNetworkOptions):
     share: Literal["agw", "none"] = Field("agw", description="none = two full trunks, as the paper's Fig. 3 draws")
     base: bool = Field(True, description="add AGW's losses, which Eq. 17 leaves out and the ablation has")
     wrt: WeightForm = Field("reference", description="exact = the printed formula without the code's epsilon")
-    stripes: int = Field(6, gt=0, description="n; must divide the rows of the feature map, image height / 16")
+    stripes: int = Field(
+        6, gt=1, description="n; must divide the rows of the map, image height / 16; a single mean is 0 for all images"
+    )
     instance_norm: Literal["separate", "shared"] = Field("separate", description="one scale and shift a modality")
     instance_eps: float = Field(1e-5, gt=0, description="epsilon beside the variance of a map, Eq. 1")
     hat_classifier: Literal["shared", "separate"] = Field("shared", description="of the instance-normalised features")
@@ -157,6 +159,11 @@ class MSCLNet(AGWNetwork):
         self.fusion = SynergyFusion(dim, o.fusion)
         self._divergences: Tensor | None = None
 
+    def check(self, batch: Batch) -> None:
+        """Refuse an image size whose maps the stripes do not divide."""
+        few = batch.take(torch.arange(min(2, len(batch))))
+        self.hat(self.network(few.images, few.modality), few.modality)
+
     def losses(self, batch: Batch, phase: str = "main") -> dict[str, Tensor]:
         """L = L_id + L_wrt + 0.5 L_div + 1.25 L_t + 0.8 L_local + 1.5 L_global + L_sub + L_intra + L_inter, Eq. 17."""
         return self._losses(self.network(batch.images, batch.modality), batch)
@@ -166,7 +173,9 @@ class MSCLNet(AGWNetwork):
 
         The mean of a normalised map is the same for every image: f^ needs a generalised mean, of positive entries.
         """
-        x = _by_modality(self.norms, x, modality)
+        stream = modality if len(self.norms) > 1 else torch.zeros_like(modality)
+        scale, shift = (torch.stack([getattr(n, name) for n in self.norms])[stream] for name in ("weight", "bias"))
+        x = F.instance_norm(x, eps=self.options.instance_eps) * scale[..., None, None] + shift[..., None, None]
         return self.hat_pool(x.clamp(min=1e-6)), pool_stripes(x, self.options.stripes, AveragePool())
 
     def parameter_groups(self) -> list[ParameterGroup]:
@@ -198,12 +207,14 @@ class MSCLNet(AGWNetwork):
             f_hat, parts = self.hat(x, batch.modality)
         if w.div or w.id_hat:
             added |= self._synergy(f_hat, pairs, batch)
-        if complement or (cascade and o.ca_on != "real"):
-            live, guided = self._fuse(*(parts[rows] for rows in pairs))
+        live = [parts] if cascade and o.ca_on != "real" else []  # a way back to the extractors, and one without
+        if ways := [*live, *([parts.detach()] if complement else [])]:
+            visible, infrared = (torch.cat([way[rows] for way in ways]) for rows in pairs)
+            fused = self.fusion(visible, infrared).chunk(len(ways))
         if complement:
-            added |= self._complement(guided, parts.detach(), f.detach(), pairs, batch)
+            added |= self._complement(fused[-1], parts.detach(), f.detach(), pairs, batch)
         if cascade:
-            added |= self._cascade(f, None if o.ca_on == "real" else live.mean(1), pairs, batch)
+            added |= self._cascade(f, fused[0].mean(1) if live else None, pairs, batch)
         weighted = {name: weight * added[name] for name, weight in dict(w).items() if weight}
         return terms | weighted | self.term_losses(g, batch)
 
@@ -216,12 +227,6 @@ class MSCLNet(AGWNetwork):
         self._divergences = divergences.detach()
         id_hat = modality_identity(logits, batch.pid, batch.modality)
         return {"div": diversity(divergences, o.div_cap), "id_hat": id_hat}
-
-    def _fuse(self, visible: Tensor, infrared: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the parts b^s (N, n, D) twice: with a way back to the extractors, and without one."""
-        inputs = [torch.cat([b, b.detach()]) for b in (visible, infrared)]
-        live, guided = self.fusion(*inputs).chunk(2)
-        return live, guided
 
     def _complement(
         self, b_s: Tensor, parts: Tensor, f: Tensor, pairs: tuple[Tensor, Tensor], batch: Batch

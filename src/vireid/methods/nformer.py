@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Generator, Tensor, nn
 
 from vireid.errors import InputError
@@ -57,6 +57,12 @@ class AttentionOptions(Options):
         "independent", description="reference: all blocks start equal; mean: attention starts as the neighbours' mean"
     )
 
+    @model_validator(mode="after")
+    def _centres_a_graph(self) -> AttentionOptions:
+        if self.graph_centering and self.mask_source == "affinity":
+            raise ValueError("graph_centering centres cosines, mask_source=affinity has none: set one of them back")
+        return self
+
 
 class NFormerOptions(AttentionOptions):
     """NFormer's options."""
@@ -68,7 +74,9 @@ class NFormerOptions(AttentionOptions):
     heads: int = Field(2, gt=0)
     landmarks: int = Field(5, gt=0)
     neighbors: int = Field(20, gt=0, description="of joint: length of a list, itself counted")
-    input_norm: Literal["unit", "reference"] = Field("unit", description="reference: raw in training, unit at test")
+    input_norm: Literal["unit", "reference"] = Field(
+        "unit", description="reference: projected features raw in training, unit at test"
+    )
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     margin: float = Field(0.3, ge=0)
     center_weight: float = Field(0.0005, gt=0)

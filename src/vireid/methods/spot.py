@@ -76,11 +76,13 @@ class SPOTOptions(Options):
 
 
 class Maps(NamedTuple):
-    """What the branches share: F_I (N, C, h, w), S (N, 18, 4h, 4w), F_S (N, C_S, h, w), masks M (N, p, h, w)."""
+    """What the branches share: F_I (N, C, h, w), masks M (N, p, h, w), and where a branch reads them the heat-maps
+    S (N, 18, 4h, 4w) and F_S (N, C_S, h, w).
+    """
 
     appearance: Tensor
-    heatmaps: Tensor
-    structure: Tensor
+    heatmaps: Tensor | None
+    structure: Tensor | None
     masks: Tensor | None
 
 
@@ -103,7 +105,7 @@ class StructureAttention(nn.Module):
     """ASR: appearance re-aggregated where the structure says so, pooled to f_IS.
 
     `F_IS[j] = sum_t A[j, t] V(F_I)[t] + BN(F_I)[j]` is needed for its mean over j only. That is linear in A and V, so V
-    acts on one vector an image, `V(sum_t mean_j(A[j, t]) F_I[t])`, and the (N, C, h, w) map is never made.
+    acts on one vector an image, `V(sum_t mean_j(A[j, t]) F_I[t])`, and A V(F_I) is never made.
 
     Shape: (N, C, h, w), (N, C_S, h, w) -> (N, C).
     """
@@ -129,13 +131,15 @@ class StructureAttention(nn.Module):
         if not self.on_identity:
             nn.init.zeros_(self.norm.weight)
 
-    def attention(self, appearance: Tensor, structure: Tensor) -> Tensor:
+    def attention(self, appearance: Tensor, structure: Tensor | None) -> Tensor:
         """Return A (N, hw, hw), float32; phi is a 1x1 convolution of [F_I, F_S], split to spare the copy."""
         x = self.appearance(appearance)
-        nodes = _nodes(self.phi(x if self.structure is None else x + self.structure(structure)))
+        if self.structure is not None:
+            x = x + self.structure(structure)
+        nodes = _nodes(self.phi(x))
         return node_attention(self.key(nodes), self.query(nodes), self.scale)
 
-    def forward(self, appearance: Tensor, structure: Tensor) -> Tensor:
+    def forward(self, appearance: Tensor, structure: Tensor | None) -> Tensor:
         """Return f_IS."""
         attention = self.attention(appearance, structure)
         if self.training:
@@ -190,8 +194,10 @@ class SPOT(Method):
         trunk = build_backbone(backbone)
         dim = trunk.dim
         self.network, self.pool = TwoStream(trunk, "stem"), AveragePool()
-        self.relation = structure_network(options.structure_dim)
-        self.joints = nn.Conv2d(trunk.channels[2], NUM_KEYPOINTS, 1) if options.pose == "learned" else None
+        structured = options.tpi or (options.asr and options.asr_input == "structure")
+        self.relation = structure_network(options.structure_dim) if structured else None
+        learned = structured and options.pose == "learned"
+        self.joints = nn.Conv2d(trunk.channels[2], NUM_KEYPOINTS, 1) if learned else None
         self.asr = StructureAttention(dim, options) if options.asr else None
         self.theta = nn.Conv2d(options.structure_dim, options.parts, 1) if options.tpi else None
         self.tpi = PartTransformer(dim, options) if options.tpi else None
@@ -203,7 +209,7 @@ class SPOT(Method):
         self.classifiers = nn.ModuleDict({name: IdentityClassifier(dim, num_classes) for name in branches})
         apart = options.feature == "concat" or (options.asr and options.tpi and not fused)
         self.searched = tuple(branches[1:] if apart and len(branches) > 1 else branches[-1:])
-        self.side_inputs = ("keypoints",) if options.pose == "keypoints" else ()
+        self.side_inputs = ("keypoints",) if structured and options.pose == "keypoints" else ()
         hard = partial(batch_hard_triplet, margin=options.margin)
         self.triplet = WeightedRegularizedTriplet(options.wrt) if options.triplet == "wrt" else hard
         self.mean, self.std, self.embedding_dim = trunk.mean, trunk.std, dim * len(self.searched)
@@ -215,6 +221,8 @@ class SPOT(Method):
         for name, stage in zip(STAGES[1:], self.network.shared, strict=True):
             x = stage(x)
             middle = x if name == "layer2" else middle
+        if self.relation is None:
+            return Maps(x, None, None, None)
         size = (4 * x.shape[2], 4 * x.shape[3])
         if self.joints is not None:
             heatmaps = F.interpolate(self.joints(middle).sigmoid(), size, mode="bilinear", align_corners=False)

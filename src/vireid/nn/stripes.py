@@ -17,7 +17,7 @@ def split_stripes(x: Tensor, stripes: int) -> Tensor:
     """
     rows = x.shape[2]
     if rows % stripes:
-        fitting = ", ".join(str(n) for n in range(1, rows + 1) if rows % n == 0)
+        fitting = ", ".join(str(n) for n in range(2, rows + 1) if rows % n == 0)
         raise InputError(
             f"{stripes} stripes do not divide the {rows} rows of the feature map: set options.stripes to one of "
             f"{fitting}, or change data.image_size"

@@ -22,8 +22,12 @@ def build_optimizers(method: Method, recipes: dict[str, OptimizerOptions]) -> di
     Every torch group carries `name`, `base_lr`, the learning rate before the schedule, and `clip`.
 
     Raises:
-        InputError: when a group asks for an optimiser or a recipe scales a group that does not exist.
+        InputError: when a group asks for an optimiser, or a recipe names a group or a phase, that does not exist.
     """
+    for name, options in recipes.items():
+        if options.phase not in method.phases:
+            phases = ", ".join(method.phases)
+            raise InputError(f"optimizers.{name}.phase={options.phase}: the method's steps have other phases: {phases}")
     taken = {group: name for name, options in recipes.items() for group in options.takes}
     groups = [
         replace(group, optimizer=taken.get(group.name, group.optimizer))

@@ -21,19 +21,26 @@ class PhasePrecision(MixedPrecision):
     """
 
     scaler: torch.amp.GradScaler
+    _scaled = False
 
     def optimizer_step(
         self, optimizer: Optimizable, model: LightningModule, closure: Callable[[], Any], **kwargs: Any
     ) -> Any:
-        """Take the scale off the gradients, let the hooks see them, step unless one is not finite."""
+        """Take the scale off the gradients, let the hooks see them, step unless one is not finite or there is none."""
         closure()
+        groups: Any = optimizer.param_groups
+        if all(parameter.grad is None for group in groups for parameter in group["params"]):
+            return None
+        self._scaled = True
         self.scaler.unscale_(optimizer)
         self._after_closure(model, optimizer)
         return self.scaler.step(optimizer, **kwargs)
 
     def end_phase(self) -> None:
         """Choose the next scale, after the last of a phase's optimisers."""
-        self.scaler.update()
+        if self._scaled:
+            self.scaler.update()
+        self._scaled = False
 
 
 def loss_scaling(precision: Precision, device: torch.device) -> list[PhasePrecision]:

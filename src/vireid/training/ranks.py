@@ -93,6 +93,8 @@ def build_strategy(launch: Launch) -> DDPStrategy | str:
 def synchronise_norms(method: M, sampling: Sampling, modality: NDArray[np.int64]) -> M:
     """Let BatchNorm see the images of all ranks; `modality` (N,) is that of the training images.
 
+    What is frozen in this training stays as it is: NFormer's projection is trained before it, by each rank on the CPU.
+
     Raises:
         InputError: when a rank may draw no image of a modality while others wait for its share of that stem's norms.
     """
@@ -101,7 +103,11 @@ def synchronise_norms(method: M, sampling: Sampling, modality: NDArray[np.int64]
             "sampling.kind=single can leave a GPU without images of one modality, for which the others would wait: set "
             "sync_norm=false or sampling.kind=cross"
         )
-    return cast(M, convert_sync_batchnorm(method))
+    for name, child in method.named_children():
+        parameters = list(child.parameters())
+        if not parameters or any(parameter.requires_grad for parameter in parameters):
+            setattr(method, name, convert_sync_batchnorm(child))
+    return method
 
 
 @dataclass

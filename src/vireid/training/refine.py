@@ -32,6 +32,7 @@ from vireid.evaluation.refine import Refinement
 from vireid.files import replacing
 from vireid.methods import Method, Refiner, method_class
 from vireid.methods.nformer import NFormer
+from vireid.nn import fill_poses
 from vireid.recipe import Recipe
 from vireid.records import Batch, LabelMap, Records
 from vireid.training.callbacks import Bundles
@@ -151,6 +152,8 @@ class FeatureSequences(LightningDataModule):
         for step, batch in enumerate(loader(dataset, batches, self.recipe.data.workers)):
             seed = np.random.SeedSequence((self.recipe.seed, epoch, step)).generate_state(1, np.uint64)[0] >> 1
             generator = Generator().manual_seed(int(seed))
+            if "keypoints" in method.side_inputs:  # templates move with their images
+                batch = replace(batch, keypoints=fill_poses(batch.keypoints, batch.images))
             yield self.recipe.augment(batch, method.mean, method.std, generator, epoch)
 
     @torch.inference_mode()

@@ -27,11 +27,11 @@ from vireid.errors import InputError
 from vireid.evaluation.evaluate import find_protocols
 from vireid.evaluation.provenance import is_synthetic
 from vireid.files import write_text
-from vireid.methods import Method, Refiner, build
+from vireid.methods import Method, build
 from vireid.precision import Precision, choose_precision, default_device
 from vireid.progress import progress_bar
 from vireid.recipe import Recipe, load_recipe, save_recipe
-from vireid.records import Modality, Records
+from vireid.records import Batch, Modality, Records
 from vireid.training.callbacks import Bundles, LossBar
 from vireid.training.checkpoint import AtomicCheckpointIO, latest_checkpoint, remove_torn, trained_epochs
 from vireid.training.logs import open_log
@@ -97,7 +97,7 @@ def _fit(recipe: Recipe, run: Path, checkpoint: Path | None, console: Console, l
     refines = recipe.encoder is not None
     with progress_bar("decoding images into the cache", console) as show:
         data = FeatureSequences(recipe, records, run, show) if refines else TrainingData(recipe, records, show)
-        method = _build(recipe, len(data.label_map))  # first, so that what is refused leaves nothing behind
+        method = _build(recipe, data)  # first, so that what is refused leaves nothing behind
         if is_rank_zero():
             data.prepare_data()
     if isinstance(data, FeatureSequences):
@@ -122,28 +122,31 @@ def _fit(recipe: Recipe, run: Path, checkpoint: Path | None, console: Console, l
     return run / "last.safetensors"
 
 
-def _build(recipe: Recipe, num_classes: int) -> Method:
-    """Build the method, and try what else can be refused: its optimisers, image size and feature to validate by."""
+def _build(recipe: Recipe, data: Data) -> Method:
+    """Build the method, and try what else can be refused: optimisers, batches, image size, feature to validate by."""
     method = build(
         recipe.method,
-        num_classes=num_classes,
+        num_classes=len(data.label_map),
         backbone=recipe.backbone,
         terms={name: term.model_dump() for name, term in recipe.terms.items()},
         **recipe.options.model_dump(),
     )
     build_optimizers(method, recipe.optimizers)
-    names = ["global"] if isinstance(method, Refiner) else _vectors(method, recipe.data.image_size)
+    names = ["global"] if isinstance(data, FeatureSequences) else _vectors(method, data.blank_batch(), recipe)
     if recipe.validation.feature not in names:
         wanted = f"validation.feature={recipe.validation.feature}"
         raise InputError(f"{wanted}: method {recipe.method} has no such vector, use {', '.join(names)}")
     return method
 
 
-def _vectors(method: Method, image_size: tuple[int, int]) -> list[str]:
-    """Return the names of the method's features (N, D), by a forward pass of two black images."""
+def _vectors(method: Method, batch: Batch, recipe: Recipe) -> list[str]:
+    """Check that the method can train on a black batch; return its features (N, D) by name, of two of the images."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         method.eval()
-        features = method.features(torch.zeros(len(Modality), 3, *image_size), torch.tensor(list(Modality)))
+        generator = torch.Generator().manual_seed(0)
+        batch = recipe.augment(method.prepare(batch, generator), method.mean, method.std, generator)
+        method.check(batch)
+        features = method.features(batch.images[: len(Modality)], torch.tensor(list(Modality)))
         method.train()
     return [name for name, value in features.items() if value.ndim == 2]
 
