@@ -47,12 +47,16 @@ def main(
     spectrum: Annotated[str, typer.Option(help="nir or lwir")] = "nir",
     rung: Annotated[list[str] | None, typer.Option(help="a rung, or the start of several names")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="default: 0, 1, 2")] = None,
-    override: Annotated[list[str] | None, typer.Option("--set", help="for every rung, such as epochs=4")] = None,
+    override: Annotated[
+        list[str] | None, typer.Option("--set", help="for every rung, with --results of their own, such as epochs=4")
+    ] = None,
     work: Annotated[Path, typer.Option(help="folder of the runs")] = Path("runs/ladders"),
     results: Results = RESULTS,
     keep: Annotated[bool, typer.Option(help="keep the runs and their bundles")] = False,
 ) -> None:
     """Train and evaluate the rungs of one ladder."""
+    if override and results == RESULTS:
+        raise typer.BadParameter("--set makes other trainings than the rungs': name another --results and --work")
     for number in seed or [0, 1, 2]:
         for origin in asked(ladder, rung or [""]):
             Run(*origin, spectrum, number).finish(root, override or [], work, results, keep)

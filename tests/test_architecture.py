@@ -45,7 +45,7 @@ ARROWS = {
     "ingest": "data embed embedder gallery",
     "serve": "data gallery",
     "client": "gallery serve",
-    "pose_sources": "data",
+    "pose_sources": "data precision",
     "pose": "data nn pose_sources",
     "attention": "data embed embedder methods plots",
     "swap": "data bundle methods plots",

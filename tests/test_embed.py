@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import vireid
 from vireid import embed
 from vireid.cli import app
-from vireid.embed import embed_files
+from vireid.embed import embed_files, find_images
 from vireid.embed_parts import Job, on_threads
 from vireid.errors import InputError
 from vireid.onnx_embedder import CARD, OnnxEmbedder
@@ -80,6 +80,16 @@ def test_rows_are_in_order_and_bad_files_are_listed(job, crops, whole):
     assert skipped["path"].tolist() == [str(crops / "03.jpg"), str(crops / "08.jpg")]
     assert skipped["reason"].str.contains("cannot be decoded").all()
     assert sorted(p.name for p in whole.parent.iterdir()) == ["night.parquet", "night.parquet.skipped.csv"]
+
+
+def test_images_are_found_through_links_once_and_not_where_hidden(tmp_path):
+    for name in ("night/a.jpg", "night/.thumbs/t.jpg", "night/.h.jpg", "disk/b.png", "disk/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "night" / "cam2").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "back").symlink_to(tmp_path / "night")
+    night = tmp_path / "night"
+    assert find_images([night]) == [night / "a.jpg", night / "cam2" / "b.png"]
 
 
 def test_the_vectors_of_a_bundle_do_not_depend_on_the_number_of_threads(run, crops, tmp_path):

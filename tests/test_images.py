@@ -1,5 +1,6 @@
 """Decoding and the image cache."""
 
+import struct
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -100,6 +101,15 @@ def test_pictures_are_turned_as_their_camera_was_held(tmp_path):
         assert (pixels_of(image, (60, 20)) == pixels).all()
         image.save(tmp_path / "c.png", exif=b"no EXIF")
     assert decode(tmp_path / "c.png")[0].shape == (20, 60, 3)
+
+
+def test_exif_data_that_cannot_be_written_back_still_turn_the_picture(tmp_path):
+    entries = [(0x0100, 2, 4, b"abc\0"), (0x0112, 3, 1, struct.pack("<HH", 6, 0))]  # a width in letters, turned
+    table = b"".join(struct.pack("<HHI", tag, kind, count) + value for tag, kind, count, value in entries)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + table + struct.pack("<I", 0)
+    Image.new("RGB", (60, 20)).save(tmp_path / "a.jpg", exif=exif)
+    assert decode(tmp_path / "a.jpg")[1] == (60, 20)
+    assert not list(broken_images(Records.build(tmp_path, ["a.jpg"], [1], [1], [1])))
 
 
 def test_a_full_disk_is_named_before_decoding(records, monkeypatch):

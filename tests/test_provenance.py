@@ -48,13 +48,16 @@ def test_models_of_regdb_are_of_different_trials_and_of_their_own(subject):
     first, other = subject("first", 1, 1), subject("other", 2, 2)
     check_trials([first, other])
     check_trials([subject("elsewhere", 1, 2, of="synthetic people: 8 identities")])
-    general = replace(first, protocols=[PRESETS["cross-ir2vis"]])
+    general, llcm = [PRESETS["cross-ir2vis"]], subject("llcm", 2, 2, data="llcm")
     wrong = {
         "first and again are scored on the same test people of RegDB: name one model": [first, subject("again", 1, 1)],
-        "first and first are one model, whose trials would count twice: name it once": [general, general],
-        "not trained on trial 1 of RegDB, .* pass --option trial=N": [other, subject("third", 1, 2)],
+        "llcm and llcm are one model, whose trials would count twice: name it once": [llcm, llcm],
+        "not trained on trial 1 of RegDB, .* pass --option trial=N": [
+            other,
+            replace(subject("third", 1, 2), protocols=general),
+        ],
         r"first and caj are no trials of one result \(method agw, method caj\)": [first, subject("caj", 2, 2, "caj")],
-        "no trials of one result .data set regdb, data set llcm.": [first, subject("llcm", 2, 2, data="llcm")],
+        "no trials of one result .data set regdb, data set llcm.": [first, llcm],
     }
     for sentence, subjects in wrong.items():
         with pytest.raises(InputError, match=sentence):

@@ -4,6 +4,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from vireid.embedder import Embedder
@@ -11,12 +12,14 @@ from vireid.errors import InputError
 from vireid.evaluation import PRESETS, cross, rank_metrics
 from vireid.evaluation.evaluate import FeatureTable
 from vireid.evaluation.provenance import is_synthetic
+from vireid.evaluation.refine import Refinement
 from vireid.files import write_text
+from vireid.methods import build, cosine_distance
 from vireid.plots import INK, distance_figure, to_svg
 from vireid.recipe import load_recipe
 from vireid.records import Modality, Records
 from vireid.report import write_report
-from vireid.report.results import both_directions, read_log
+from vireid.report.results import both_directions, distances, read_log
 from vireid.report.sections import choose_images
 from vireid.report.strips import choose_queries, rank_strips
 from vireid.training import open_records, train
@@ -176,6 +179,18 @@ def test_queries_are_chosen_to_show_hits_and_misses(rank, pids, chosen):
 def test_every_protocol_gets_its_opposite(names, added):
     protocols = [PRESETS[name] for name in names]
     assert [protocol.name for protocol in both_directions(protocols)[len(protocols) :]] == added
+
+
+def test_what_is_drawn_is_refined_among_all_queries():
+    rng = torch.Generator().manual_seed(0)
+    features = {"global": torch.nn.functional.normalize(torch.randn(20, 8, generator=rng))}
+    records = Records.build(".", list(map(str, range(20))), range(20), [1] * 20, [1] * 8 + [0] * 12)
+    refiner = build("nformer", num_classes=3, input_dim=8, layers=1, landmarks=3, neighbors=4, init="mean").eval()
+    table = FeatureTable(records, features, cosine_distance, {}, refinement=Refinement(refiner))
+    queries, gallery, some = np.arange(8), np.arange(8, 20), np.array([5, 2])
+    whole = distances(table, "global", queries, gallery, queries)
+    assert torch.equal(distances(table, "global", queries, gallery, some, some), whole[some][:, some])
+    assert not torch.allclose(distances(table, "global", queries[some], gallery, np.arange(2)), whole[some])
 
 
 def test_log_is_averaged_by_epoch(tmp_path):

@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ def find_images(places: Iterable[Path]) -> list[Path]:
     found: list[Path] = []
     for place in places:
         if place.is_dir():
-            found += sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+            found += sorted(path for path in _files(place) if path.suffix.lower() in SUFFIXES)
         elif place.exists():
             found.append(place)
         else:
@@ -47,6 +47,18 @@ def find_images(places: Iterable[Path]) -> list[Path]:
         named, endings = ", ".join(map(str, places)), ", ".join(sorted(SUFFIXES))
         raise InputError(f"no images under {named}: name some that end in {endings}")
     return found
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Walk below a folder, through links but no folder twice; what is hidden stays out."""
+    seen = set[str]()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(place, name) for name in names if not name.startswith("."))
 
 
 def embed_files(

@@ -26,6 +26,7 @@ SYNTHETIC = DataSetInfo(
     terms="Rendered, nobody's picture: free to use.",
     protocols=("cross-ir2vis", "cross-vis2ir"),
     audit=manifest.audit,
+    check_options=(("spectrum", "both"),),
 )
 
 DATA_SETS: dict[str, DataSetInfo] = {

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from vireid.data import find_dataset, open_dataset
 from vireid.data.findings import (
@@ -22,8 +21,9 @@ from vireid.data.findings import (
     repeated_paths,
     unknown_cameras,
 )
-from vireid.data.images import Progress, require_8_bits
+from vireid.data.images import Progress, decode
 from vireid.data.info import DataSetInfo
+from vireid.errors import InputError
 from vireid.records import Records
 
 
@@ -113,9 +113,7 @@ def broken_images(records: Records, progress: Progress | None = None, block: int
 
 def _decoding_fault(path: Path) -> str:
     try:
-        with Image.open(path) as image:
-            require_8_bits(image)
-            image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return f"none ({error})"
+        decode(path)
+    except InputError as error:
+        return f"none ({error.__cause__ or error})"
     return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from vireid.errors import InputError
 from vireid.files import alone, shown
@@ -25,6 +26,16 @@ Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
 
 CACHE_FORMAT = "rgb-lanczos-upright-1"
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns an image upright, by its EXIF orientation."""
 _TEMPORARY = f".{'?' * 32}.*.tmp"
 
 
@@ -45,9 +56,10 @@ def upright(image: Image.Image) -> Image.Image:
         InputError: for an image of 16 bits a pixel.
     """
     require_8_bits(image)
-    with suppress(SyntaxError):  # what Pillow raises for EXIF data that are no TIFF
-        image = ImageOps.exif_transpose(image)
-    return image.convert("RGB")
+    turn = None
+    with suppress(Exception):  # what Pillow raises for broken EXIF data has no common class
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return (image if turn is None else image.transpose(turn)).convert("RGB")
 
 
 def fit(image: Image.Image, size: tuple[int, int]) -> Pixels:
@@ -154,7 +166,7 @@ class CachedImages:
         if not folder.is_dir():
             with alone(folder.parent) as held:
                 for left in folder.parent.glob(_TEMPORARY) if held else ():
-                    shutil.rmtree(left)
+                    shutil.rmtree(left, ignore_errors=True)  # another user's stays
                 if not folder.is_dir():
                     _build(records, size, folder, progress)
         self.pixels: Pixels = np.load(folder / "pixels.npy", mmap_mode="r")
@@ -192,7 +204,7 @@ def cache_key(records: Records, size: tuple[int, int]) -> str:
 def _build(records: Records, size: tuple[int, int], folder: Path, progress: Progress | None) -> None:
     height, width = size
     shape = (len(records), height, width, 3)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
     temporary.mkdir()
     try:
         _require_space(temporary, int(np.prod(shape)))

@@ -169,7 +169,7 @@ class FeatureTable:
 
     def sides(self, features: Features, query: Index, gallery: Index) -> tuple[Features, Features]:
         """Return the features of a trial's queries and gallery, refined where the table is."""
-        left, right = _rows(features, query), _rows(features, gallery)
+        left, right = select(features, query), select(features, gallery)
         if self.refinement is None or not self._refines_features:
             return left, right
         refined = self.refinement.refine(left["global"], right["global"], *self._modalities(query, gallery))
@@ -252,7 +252,8 @@ def protocol_splits(protocol: Protocol) -> set[str]:
     return {*protocol.query.split, *protocol.gallery.split}
 
 
-def _rows(features: Features, index: Index) -> Features:
+def select(features: Features, index: Index) -> Features:
+    """Return some rows of features by name."""
     chosen = torch.from_numpy(np.ascontiguousarray(index))
     return {name: value[chosen] for name, value in features.items()}
 

@@ -120,7 +120,7 @@ class Labels:
         pairs = len(self.same_identity(slice(0, len(self.query_pids)))[0])
         shared = len(np.intersect1d(self.query_pids, self.gallery_pids))
         remedy = (
-            f"the rule hide={hide!r} hid all {pairs} true pairs, so pass hide='none' or add images of other cameras"
+            f"the rule hide={hide!r} hid all {pairs} true pairs, so add images of other cameras"
             if pairs
             else "no rule hid anything and no hide= switch will help, so check that both sides use the same "
             "identity numbers"

@@ -10,6 +10,7 @@ from typing import Any
 from vireid.bundle import bundle_digest, read_card
 from vireid.data import find_dataset
 from vireid.errors import InputError
+from vireid.evaluation.presets import PRESETS
 from vireid.evaluation.protocols import Protocol
 from vireid.records import LabelMap, Records
 from vireid.synth.dataset import CARD
@@ -72,7 +73,8 @@ def check_trials(subjects: Sequence[Subject]) -> None:
                     f"{first.model} and {other.model} are no trials of one result ({mine}, {theirs}): "
                     "evaluate each by itself"
                 )
-    by_split = any(protocol.model_per_trial for protocol in first.protocols)
+    own = [protocol for protocol in PRESETS.values() if protocol.data_set == first.data]
+    by_split = any(protocol.model_per_trial for protocol in own)  # by whatever protocol it is scored
     scored: dict[object, Path] = {}
     for subject in subjects:
         if by_split:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vireid.errors import InputError
 from vireid.evaluation.distances import Features, as_array, feature_distances
-from vireid.evaluation.labels import Hide, Labels
+from vireid.evaluation.labels import JUNK_PID, Hide, Labels
 
 FPRS = (1e-4, 1e-3, 1e-2, 1e-1)
 _BLOCK_ENTRIES = 2**22
@@ -60,7 +60,8 @@ def verification_roc(genuine: ArrayLike, impostor: ArrayLike, fprs: Sequence[flo
     Raises:
         InputError: when a side is empty or holds NaN, or a rate lies outside [0, 1].
     """
-    same, other = (np.sort(as_array(side).reshape(-1)) for side in (genuine, impostor))
+    sides = (as_array(side).reshape(-1) for side in (genuine, impostor))
+    same, other = (np.sort(side.astype(np.result_type(side, np.float32), copy=False)) for side in sides)
     for name, scores in (("genuine", same), ("impostor", other)):
         if not len(scores):
             raise InputError(f"no {name} pairs: a ROC curve needs pairs of one person and pairs of two")
@@ -97,7 +98,7 @@ def verification_scores(
     Args:
         query: (Nq, D) features.
         gallery: (Ng, D) features.
-        query_pids: (Nq,) identities.
+        query_pids: (Nq,) identities; junk (-1) is left out.
         gallery_pids: (Ng,) identities; junk (-1) is left out.
         query_camids: (Nq,) cameras.
         gallery_camids: (Ng,) cameras.
@@ -111,8 +112,8 @@ def verification_scores(
         rows = slice(start, min(start + step, len(labels.query_pids)))
         similarity = -labels.kept(distances(rows), rows)
         same = labels.query_pids[rows, None] == labels.gallery_pids
-        hidden = labels.hidden(rows)
-        seen = True if hidden is None else ~hidden
+        hidden, known = labels.hidden(rows), labels.query_pids[rows, None] != JUNK_PID
+        seen = known if hidden is None else known & ~hidden
         genuine.append(similarity[same & seen])
         impostor.append(similarity[~same & seen])
     return np.concatenate(genuine), np.concatenate(impostor)
@@ -120,7 +121,7 @@ def verification_scores(
 
 def _accepted(ascending: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.float64]:
     """Return the share of scores at or above each threshold."""
-    return 1 - np.searchsorted(ascending, threshold) / len(ascending)
+    return 1 - np.searchsorted(ascending, np.asarray(threshold, ascending.dtype)) / len(ascending)
 
 
 def _threshold(impostor: NDArray[np.floating], rate: float) -> float:
@@ -133,17 +134,20 @@ def _threshold(impostor: NDArray[np.floating], rate: float) -> float:
 
 def _equal_error(genuine: NDArray[np.floating], impostor: NDArray[np.floating]) -> tuple[float, float]:
     """Return the equal error rate and its threshold from ascending scores."""
-    scores = np.append(np.unique(np.concatenate([genuine, impostor])), np.inf)
+    scores = np.unique(np.concatenate([genuine, impostor]))
 
-    def rates(threshold: float) -> tuple[float, float]:
-        return float(_accepted(impostor, threshold)), 1 - float(_accepted(genuine, threshold))
+    def threshold(place: int) -> float:
+        return float(scores[place]) if place < len(scores) else float("inf")
 
-    def excess(threshold: float) -> float:
-        false_positive, false_negative = rates(threshold)
+    def rates(place: int) -> tuple[float, float]:
+        return float(_accepted(impostor, threshold(place))), 1 - float(_accepted(genuine, threshold(place)))
+
+    def excess(place: int) -> float:
+        false_positive, false_negative = rates(place)
         return false_negative - false_positive
 
-    after = bisect_left(scores, 0, key=excess)  # type: ignore[arg-type]
-    low, high = excess(scores[after - 1]), excess(scores[after])
+    after = bisect_left(range(len(scores) + 1), 0.0, key=excess)
+    low, high = excess(after - 1), excess(after)
     share = -low / (high - low)
-    before, here = rates(scores[after - 1])[0], rates(scores[after])[0]
-    return before + share * (here - before), float(scores[after])
+    before, here = rates(after - 1)[0], rates(after)[0]
+    return before + share * (here - before), threshold(after)

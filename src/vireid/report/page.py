@@ -13,7 +13,7 @@ from jinja2 import Environment, StrictUndefined
 from vireid import __version__, plots
 from vireid.data.images import Progress
 from vireid.evaluation.tables import COLUMNS
-from vireid.files import write_text
+from vireid.files import require_file_place, write_text
 from vireid.recipe import save_recipe
 from vireid.report import sections
 from vireid.report.results import Checkpoint, Run, read_run
@@ -28,8 +28,10 @@ def write_report(run: Path, target: Path, progress: Progress | None = None) -> N
         progress: called with (images embedded, images in all).
 
     Raises:
-        InputError: when the folder holds no finished run, or its data set is not where the recipe says.
+        InputError: when the folder holds no finished run, or its data set is not where the recipe says, or for
+            a target that is no place for a file.
     """
+    require_file_place(target)
     write_text(target, render_page(read_run(run, progress)))
 
 

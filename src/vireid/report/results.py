@@ -7,9 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from torch import Tensor, inference_mode
 
 from vireid.bundle import BundleCard, read_card
@@ -17,9 +15,9 @@ from vireid.data.images import Progress
 from vireid.embedder import Embedder
 from vireid.errors import InputError
 from vireid.evaluation.command import resolve_bundle
-from vireid.evaluation.evaluate import Evaluation, FeatureTable, find_protocols, protocol_splits
+from vireid.evaluation.evaluate import Evaluation, FeatureTable, find_protocols, protocol_splits, select
 from vireid.evaluation.presets import PRESETS
-from vireid.evaluation.protocols import Protocol
+from vireid.evaluation.protocols import Index, Protocol
 from vireid.evaluation.provenance import is_synthetic, origin
 from vireid.evaluation.refine import Refinement, RefineOptions
 from vireid.methods import cosine_distance
@@ -114,12 +112,28 @@ def both_directions(protocols: list[Protocol]) -> list[Protocol]:
     return [*protocols, *map(_opposite, lacking)]
 
 
-def distances(table: FeatureTable, feature: str, query: NDArray[np.int64], gallery: NDArray[np.int64]) -> Tensor:
-    """Return the method's (Q, G) distances between rows of a table, as `FeatureTable.evaluate` ranks them."""
+def distances(
+    table: FeatureTable, feature: str, query: Index, gallery: Index, asked: Index, shown: Index | None = None
+) -> Tensor:
+    """Return the method's distances as `FeatureTable.evaluate` ranks them.
+
+    Args:
+        table: of the method.
+        feature: which of its vectors.
+        query: rows of a trial's queries, all of them, since a refinement may look at the others.
+        gallery: rows of its gallery.
+        asked: (Q,) which of the queries.
+        shown: (G,) which of the gallery; default: all.
+
+    Returns:
+        (Q, G).
+    """
     used = table.features if feature == "global" else {"global": table.features[feature]}
     measure = table.distance if table.refinement is None else cosine_distance
     with inference_mode():
-        return measure(*table.sides(used, query, gallery))
+        left, right = table.sides(used, query, gallery)
+        right = right if shown is None else select(right, shown)
+        return measure(select(left, asked), right)
 
 
 def read_log(path: Path) -> tuple[dict[str, Line], dict[str, Line]]:

@@ -45,10 +45,11 @@ class Shot:
 
 @dataclass(frozen=True)
 class RankedQuery:
-    """A query, the rank of its first true match, and the head of its ranking."""
+    """A query, the rank of its first true match, what ranks count (images or people), and the head of its ranking."""
 
     pid: int
     rank: int
+    unit: str
     query: Shot
     ranking: list[Shot]
 
@@ -99,12 +100,13 @@ def ranked_queries(checkpoint: Checkpoint, result: Evaluation, feature: str) -> 
     queries, gallery = protocol.draw(records)
     chosen = choose_queries(rank, records.pid[queries])
     rows = queries[chosen]
-    block = distances(checkpoint.table, feature, rows, gallery).float().numpy()
+    block = distances(checkpoint.table, feature, queries, gallery, chosen).float().numpy()
     labels = (records.pid[rows], records.pid[gallery], records.camid[rows], records.camid[gallery])
     return [
         RankedQuery(
             pid=int(records.pid[row]),
             rank=int(rank[query]),
+            unit="people" if protocol.cmc_unit == "identity" else "images",
             query=_shot(records, int(row), "Query"),
             ranking=_ranking(records, gallery, strip),
         )
@@ -139,10 +141,10 @@ def cmc_svg(run: Run) -> bytes:
 
 def distance_svg(checkpoint: Checkpoint, result: Evaluation, feature: str) -> bytes:
     """Return the histograms of the pairs that the first trial ranks, evenly thinned where there are many."""
-    records = checkpoint.table.records
-    query, gallery = (_thin(rows, MAX_SIDE) for rows in result.protocol.draw(records))
-    gallery = gallery[records.pid[gallery] != JUNK_PID]
-    block = distances(checkpoint.table, feature, query, gallery).float().numpy()
+    records, sides = checkpoint.table.records, result.protocol.draw(checkpoint.table.records)
+    asked, shown = (_thin(np.flatnonzero(records.pid[rows] != JUNK_PID), MAX_SIDE) for rows in sides)
+    block = distances(checkpoint.table, feature, *sides, asked, shown).float().numpy()
+    query, gallery = sides[0][asked], sides[1][shown]
     pids, camids = ((column[query], column[gallery]) for column in (records.pid, records.camid))
     hidden = Labels.build(*pids, *camids, result.protocol.hide).hidden(slice(0, len(query)))
     seen = np.ones(block.shape, bool) if hidden is None else ~hidden
