@@ -51,10 +51,8 @@ def choose_precision(module: nn.Module, device: torch.device, wanted: str = "aut
     """Return the precision for a network on a device; `wanted` other than `auto` is taken as it is."""
     if wanted != "auto":
         return Precision(wanted)  # type: ignore[arg-type]
-    if device.type == "cuda":
-        return Precision(
-            "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "16"
-        )  # older ones emulate it
+    if device.type == "cuda":  # those before Ampere emulate bfloat16
+        return Precision("bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "16")
     if device.type == "cpu" and cpu_has_bf16() and not has_depthwise(module):
         return Precision("bf16")
     return Precision("32")

@@ -18,9 +18,9 @@ def split_stripes(x: Tensor, stripes: int) -> Tensor:
     rows = x.shape[2]
     if rows % stripes:
         fitting = ", ".join(str(n) for n in range(2, rows + 1) if rows % n == 0)
+        remedy = f"set options.stripes to one of {fitting}, or change" if fitting else "enlarge"
         raise InputError(
-            f"{stripes} stripes do not divide the {rows} rows of the feature map: set options.stripes to one of "
-            f"{fitting}, or change data.image_size"
+            f"{stripes} stripes do not divide the {rows} rows of the feature map: {remedy} data.image_size"
         )
     return x.unflatten(2, (stripes, rows // stripes)).transpose(1, 2)
 

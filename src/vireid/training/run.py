@@ -146,7 +146,7 @@ def _vectors(method: Method, batch: Batch, recipe: Recipe) -> list[str]:
         generator = torch.Generator().manual_seed(0)
         batch = recipe.augment(method.prepare(batch, generator), method.mean, method.std, generator)
         method.check(batch)
-        features = method.features(batch.images[: len(Modality)], torch.tensor(list(Modality)))
+        features = method.features(batch.images[[0, -1]], torch.tensor(list(Modality)))
         method.train()
     return [name for name, value in features.items() if value.ndim == 2]
 
