@@ -201,9 +201,8 @@ def test_synchronised_norms_keep_what_the_network_computes():
     assert torch.allclose(converted.features(images, modality)["global"], before)
     refiner = synchronise_norms(build("nformer", num_classes=2, input_dim=1280), Sampling(), modality.numpy())
     assert isinstance(refiner.neck, nn.SyncBatchNorm)
-    assert not any(
-        isinstance(m, nn.SyncBatchNorm) for m in refiner.projection.modules()
-    )  # trained on CPUs, then frozen
+    # the projection is trained on CPUs, then frozen
+    assert not any(isinstance(module, nn.SyncBatchNorm) for module in refiner.projection.modules())
     single = Sampling(kind="single")
     synchronise_norms(method, single, np.zeros(3, np.int64))
     with pytest.raises(InputError, match=r"leave a GPU without images of one modality.*sync_norm=false"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from vireid import __version__
 from vireid.errors import InputError
-from vireid.files import replacing
+from vireid.files import file_digest, replacing
 from vireid.methods import Method, build
 from vireid.nn import BackboneOptions
 from vireid.options import Options, describe
@@ -88,8 +87,7 @@ def bundle_digest(path: Path) -> str:
     Raises:
         InputError: when there is no such file.
     """
-    with _existing(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_digest(_existing(path))
 
 
 def load_bundle(path: Path, options: dict[str, Any] | None = None) -> tuple[Method, BundleCard]:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from vireid.data.images import Progress
 from vireid.embed_parts import Engine, Job, Part, model_file, on_threads
 from vireid.errors import InputError
-from vireid.files import alone, replacing, require_file_place, write_text
+from vireid.files import alone, file_digest, replacing, require_file_place, write_text
 from vireid.records import Modality
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
@@ -117,14 +117,12 @@ def _plan(job: Job, paths: list[Path]) -> dict[str, Any]:
     model = model_file(job)
     if not model.is_file():
         raise InputError(f"there is no model {model}: check the path")
-    with model.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     images = hashlib.sha256(os.fsencode(Path.cwd()))  # where relative paths start
     for path in paths:
         images.update(b"\0" + os.fsencode(path) + _state(path))
     return {
         "images": images.hexdigest(),
-        "model": digest,
+        "model": file_digest(model),
         "modality": str(job.modality),
         "batch size": job.batch_size,
         "precision": job.precision,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from vireid.data import open_dataset
 from vireid.data.images import Progress
 from vireid.data.keypoints import FILE, KeypointTable, read_table, write_table
 from vireid.errors import InputError
-from vireid.files import require_file_place
+from vireid.files import file_digest, require_file_place
 from vireid.nn import has_pose
 from vireid.pose_sources import NOBODY, Keypoints, PoseSource, coco, estimated, keypoint_rcnn, openpose, rtmpose
 from vireid.records import Modality, Records
@@ -131,9 +130,7 @@ def open_source(request: PoseRequest, records: Records) -> tuple[str, PoseSource
     if name == "coco":
         return f"{name} {path.name}", coco(path, records.root, records.path)
     estimator = rtmpose(path) if name == "rtmlib" else keypoint_rcnn(path)
-    with path.open("rb") as network:
-        digest = hashlib.file_digest(network, "sha256").hexdigest()[:12]
-    label = f"{name} {path.name} {digest}{' stretched' if request.stretch else ''}"
+    label = f"{name} {path.name} {file_digest(path)[:12]}{' stretched' if request.stretch else ''}"
     return label, estimated(estimator, request.stretch)
 
 

@@ -79,7 +79,8 @@ def epoch_batches(
         count = getattr(sampling, name)
         if count is not None and count % world_size:
             raise InputError(f"sampling.{name}={count} cannot be divided over {world_size} devices: use a multiple")
-    alone = sampling.identities - (sampling.pairs or sampling.identities)
+    turn = _turns(sampling)
+    alone = int((turn >= 0).sum())
     if world_size > 1 and alone % (len(Modality) * world_size):
         raise InputError(
             f"the {alone} identities of one modality cannot be dealt to {world_size} devices in twos, visible and "
@@ -87,7 +88,6 @@ def epoch_batches(
         )
     rng = np.random.default_rng((seed, epoch))
     draw = _cross_batches if sampling.kind == "cross" else _single_batches
-    turn = _turns(sampling)
     mine = np.where(turn < 0, np.arange(len(turn)), turn // len(Modality)) % world_size == rank
     return draw(labels, modality, sampling, rng, mine)
 
