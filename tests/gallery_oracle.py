@@ -30,19 +30,12 @@ class ReferenceEngine:
                 hits.keys[i, j], hits.scores[i, j], hits.tracks[i, j] = key, -score, track
         return hits
 
-    def scan(self, where, batch=5000):
-        found = self._meeting(where)
-        for start in range(0, len(found), batch):
-            yield as_rows(found[start : start + batch])
+    def delete(self, keys=None):
+        for key in list(self.rows) if keys is None else keys:
+            self.rows.pop(int(key), None)
 
-    def delete(self, *, keys=None, where=None):
-        gone = [int(key) for key in keys if int(key) in self.rows] if where is None else self._keys(where)
-        for key in gone:
-            del self.rows[key]
-        return len(gone)
-
-    def count(self, where):
-        return len(self._meeting(where))
+    def count(self):
+        return len(self.rows)
 
     def maintain(self):
         pass
@@ -52,9 +45,6 @@ class ReferenceEngine:
 
     def close(self):
         pass
-
-    def _keys(self, where):
-        return [int(row["key"]) for row in self._meeting(where)]
 
     def _meeting(self, where):
         return [self.rows[key] for key in sorted(self.rows) if meets(self.rows[key], where)]
@@ -72,8 +62,3 @@ def meets(row, where):
         return False
     after = where.start is None or row["time"] >= to_milliseconds(where.start)
     return after and (where.end is None or row["time"] <= to_milliseconds(where.end))
-
-
-def as_rows(rows):
-    types = {"key": np.int64, "modality": np.int64, "time": np.int64, "vector": np.float32}
-    return Rows(**{name: np.array([row[name] for row in rows], types.get(name, object)) for name in COLUMNS})

@@ -18,7 +18,6 @@ from vireid.gallery.database import Database, lock_writers
 from vireid.gallery.engines import NO_TIME, Rows, VectorEngine
 from vireid.gallery.items import from_blobs
 from vireid.gallery.schema import DeletionRow, ItemRow, StateRow, VectorRow
-from vireid.gallery.types import EVERYTHING
 
 if TYPE_CHECKING:
     from vireid.data.images import Progress
@@ -72,14 +71,14 @@ class Follower:
         with self._database.write() as session:
             lock_writers(session)
             state = session.get_one(StateRow, 1)
-            lost = self._seen < 0 and self.engine.count(EVERYTHING) == 0
+            lost = self._seen < 0 and self.engine.count() == 0
             seen = 0 if lost else state.engine_revision
             self._seen = state.engine_revision = self._apply(session.connection(), seen, progress)
 
     def _apply(self, records: Connection, seen: int, progress: Progress | None) -> int:
         state = records.execute(select(StateRow)).one()
         if seen < state.floor:
-            self.engine.delete(where=EVERYTHING)
+            self.engine.delete()
             seen = 0
         else:
             self._forget(records, seen, state.revision)
@@ -96,7 +95,7 @@ class Follower:
     def _forget(self, records: Connection, seen: int, latest: int) -> None:
         gone = select(DeletionRow.key).where(DeletionRow.revision > seen, DeletionRow.revision <= latest)
         if keys := records.scalars(gone).all():
-            self.engine.delete(keys=keys)
+            self.engine.delete(keys)
 
     def _changes(self, records: Connection, changed: tuple[ColumnElement[bool], ...]) -> Iterator[Rows]:
         names = ("key", "camera", "modality", "time", "track", "person")

@@ -252,7 +252,7 @@ class Gallery(Catalogue):
         Returns:
             the number of items that can be searched.
         """
-        return self._current_engine(progress).count(EVERYTHING)
+        return self._current_engine(progress).count()
 
     def nearest(self, vectors: ArrayLike, k: int, where: Filter = EVERYTHING) -> Hits:
         """Return the k nearest items of each of (Q, D) vectors as the engine knows them, with plain similarities.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,7 +21,7 @@ ReadVectors = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Columns of N items as an engine takes and gives them.
+    """Columns of N items as an engine takes them.
 
     Attributes:
         key: (N,) int64, unique; the records' number of the item.
@@ -83,16 +83,12 @@ class VectorEngine(Protocol):
         """Return the k rows of largest inner product with each of (Q, D) queries, among those that meet `where`."""
         ...
 
-    def scan(self, where: Filter, batch: int = 5000) -> Iterator[Rows]:
-        """Yield all rows that meet `where`, by rising key."""
+    def delete(self, keys: ArrayLike | None = None) -> None:
+        """Forget the rows of some keys, where there are any; all rows by default."""
         ...
 
-    def delete(self, *, keys: ArrayLike | None = None, where: Filter | None = None) -> int:
-        """Forget the rows of some keys, or those that meet a filter (exactly one of the two); return their number."""
-        ...
-
-    def count(self, where: Filter) -> int:
-        """Return the number of rows that meet `where`."""
+    def count(self) -> int:
+        """Return the number of rows."""
         ...
 
     def maintain(self) -> None:

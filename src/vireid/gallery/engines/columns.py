@@ -90,12 +90,6 @@ class Columns:
         for name, codes in self._codes.items():
             self._arrays[name] = codes.compact(self._arrays[name])
 
-    def take(self, index: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        """Return all columns of some rows, as `Rows` has them."""
-        plain = {"key": self["key"][index], "modality": self["modality"][index].astype(np.int64)}
-        texts = {name: codes.decode(self[name][index]) for name, codes in self._codes.items()}
-        return plain | texts | {"time": self["time"][index]}
-
     def text(self, name: str, index: NDArray[np.int64]) -> NDArray[np.object_]:
         """Return the texts of a column at an index of any shape."""
         return self._codes[name].decode(self[name][index])

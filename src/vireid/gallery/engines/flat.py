@@ -7,8 +7,6 @@ largest rounding error, which `add` measures; a search widens its head until no 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import faiss
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -70,43 +68,25 @@ class FlatEngine:
             extra *= 8
         return result
 
-    def scan(self, where: Filter, batch: int = 5000) -> Iterator[Rows]:
-        """See `VectorEngine.scan`."""
-        with self._lock.reading():
-            mask = self._columns.mask(where)
-            index = np.arange(len(self._columns)) if mask is None else np.flatnonzero(mask)
-            columns = self._columns.take(index[np.argsort(self._columns["key"][index])])
-        for start in range(0, len(index), batch):
-            some = {name: column[start : start + batch] for name, column in columns.items()}
-            vectors = self._read(some["key"])
-            there = ~np.isnan(vectors[:, 0])
-            yield Rows(vector=vectors[there], **{name: column[there] for name, column in some.items()})
-
-    def delete(self, *, keys: ArrayLike | None = None, where: Filter | None = None) -> int:
+    def delete(self, keys: ArrayLike | None = None) -> None:
         """See `VectorEngine.delete`."""
         with self._lock.writing():
-            before = len(self._columns)
-            wanted = np.asarray([] if keys is None else keys, np.int64)
-            gone = np.isin(self._columns["key"], wanted) if where is None else self._columns.mask(where)
-            if gone is None:
+            if keys is None:
                 self._empty()
             else:
-                self._keep(~gone)
-            return before - len(self._columns)
+                self._keep(~np.isin(self._columns["key"], np.asarray(keys, np.int64)))
 
-    def count(self, where: Filter) -> int:
+    def count(self) -> int:
         """See `VectorEngine.count`."""
         with self._lock.reading():
-            mask = self._columns.mask(where)
-            return len(self._columns) if mask is None else int(mask.sum())
+            return len(self._columns)
 
     def maintain(self) -> None:
         """Nothing to do: a deletion closes the gap at once."""
 
     def drop(self) -> None:
         """Forget everything."""
-        with self._lock.writing():
-            self._empty()
+        self.delete()
 
     def close(self) -> None:
         """Let go of the memory."""

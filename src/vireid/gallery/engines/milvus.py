@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -83,26 +82,16 @@ class MilvusEngine:
                 result.tracks[row, column] = hit["entity"]["track"]
         return result
 
-    def scan(self, where: Filter, batch: int = 5000) -> Iterator[Rows]:
-        """See `VectorEngine.scan`."""
-        wanted = np.sort(self._keys(where))
-        for start in range(0, len(wanted), batch):
-            entities = self._query(f"id in {wanted[start : start + batch].tolist()}", ["*"])
-            yield _rows(sorted(entities, key=lambda entity: entity["id"]))
-
-    def delete(self, *, keys: ArrayLike | None = None, where: Filter | None = None) -> int:
+    def delete(self, keys: ArrayLike | None = None) -> None:
         """See `VectorEngine.delete`."""
-        given = self._keys(where) if where is not None else np.asarray(keys, np.int64)
-        deleted = 0
-        for start in range(0, len(given), 5000):
-            condition = f"id in {given[start : start + 5000].tolist()}"
-            deleted += len(self._query(condition, ["id"]))
-            self._client.delete(self._name, filter=condition)
-        return deleted
+        gone = self._keys() if keys is None else np.asarray(keys, np.int64)
+        for start in range(0, len(gone), 5000):
+            self._client.delete(self._name, filter=f"id in {gone[start : start + 5000].tolist()}")
 
-    def count(self, where: Filter) -> int:
+    def count(self) -> int:
         """See `VectorEngine.count`."""
-        return int(self._query(expression(where), ["count(*)"])[0]["count(*)"])
+        answer = self._client.query(self._name, filter="", output_fields=["count(*)"], consistency_level="Strong")
+        return int(answer[0]["count(*)"])
 
     def maintain(self) -> None:
         """Write out what is in memory and ask for deleted rows to be compacted away."""
@@ -129,18 +118,15 @@ class MilvusEngine:
         index.add_index("vector", index_type="FLAT", metric_type="IP")
         self._client.create_collection(self._name, schema=schema, index_params=index, consistency_level="Strong")
 
-    def _keys(self, where: Filter) -> NDArray[np.int64]:
+    def _keys(self) -> NDArray[np.int64]:
         iterator = self._client.query_iterator(
-            self._name, filter=expression(where) or "id >= 0", output_fields=["id"], consistency_level="Strong"
+            self._name, filter="id >= 0", output_fields=["id"], consistency_level="Strong"
         )
         keys: list[int] = []
         while page := iterator.next():
             keys += [entity["id"] for entity in page]
         iterator.close()
         return np.array(keys, np.int64)
-
-    def _query(self, condition: str, fields: list[str]) -> list[dict[str, Any]]:
-        return self._client.query(self._name, filter=condition, output_fields=fields, consistency_level="Strong")
 
 
 def expression(where: Filter) -> str:
@@ -167,16 +153,3 @@ def _entity(rows: Rows, i: int) -> dict[str, Any]:
         "track": rows.track[i],
         "person": rows.person[i],
     }
-
-
-def _rows(entities: list[dict[str, Any]]) -> Rows:
-    def column(name: str, dtype: Any) -> NDArray[Any]:
-        return np.array([entity[name] for entity in entities], dtype)
-
-    return Rows(
-        key=column("id", np.int64),
-        vector=column("vector", np.float32),
-        modality=column("modality", np.int64),
-        time=column("time", np.int64),
-        **{name: column(name, object) for name in ("camera", "track", "person")},
-    )
