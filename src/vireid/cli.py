@@ -11,8 +11,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from vireid import __version__, cli_export, cli_gallery, cli_import, cli_ingest, cli_plots, cli_serve
-from vireid.cli_options import DataOption, JsonFile, Root, figure_option, write_figure
+from vireid import (
+    __version__,
+    cli_confirm,
+    cli_export,
+    cli_gallery,
+    cli_guard,
+    cli_import,
+    cli_ingest,
+    cli_plots,
+    cli_serve,
+)
+from vireid.cli_options import DataOption, JsonFile, Root, console, figure_option, write_figure
 from vireid.errors import InputError
 from vireid.files import explain
 from vireid.progress import progress_bar
@@ -24,8 +34,6 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Look at data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-
-console = Console(emoji=False)
 
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="key=value, such as backbone.weights=none")]
 
@@ -382,12 +390,15 @@ def demo(
     run_demo(out, fast=fast, console=console)
 
 
-cli_export.register(app)
-cli_import.register(app)
-cli_gallery.register(app)
-cli_ingest.register(app)
-cli_plots.register(app)
-cli_serve.register(app)
-
-if __name__ == "__main__":
-    main()
+app.command()(cli_export.export)
+app.add_typer(cli_import.import_app, name="import")
+app.add_typer(cli_gallery.gallery_app, name="gallery")
+app.command()(cli_gallery.calibrate)
+cli_gallery.gallery_app.add_typer(cli_guard.cameras_app, name="cameras")
+for command in (cli_confirm.confirm, cli_confirm.reject, cli_confirm.confirmations):
+    cli_gallery.gallery_app.command()(command)
+app.add_typer(cli_guard.audit_app, name="audit")
+app.add_typer(cli_guard.keys_app, name="keys")
+app.command()(cli_ingest.ingest)
+app.add_typer(cli_plots.plots_app, name="plots")
+app.command()(cli_serve.serve)

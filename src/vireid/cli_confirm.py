@@ -6,14 +6,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Column, Table
 
-from vireid.cli_guard import Case, GalleryOption, Purpose, use_of
-from vireid.cli_options import plain
+from vireid.cli_options import Case, GalleryOption, Purpose, console, plain, use_of
 from vireid.errors import InputError
-
-console = Console(emoji=False)
 
 Track = Annotated[str, typer.Argument(help="track of the candidate, as `vireid gallery search` shows it")]
 Picture = Annotated[Path | None, typer.Argument(help="picture that was searched with")]

@@ -6,15 +6,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
-console = Console(emoji=False)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to an app."""
-    app.command()(export)
+from vireid.cli_options import console
 
 
 def export(

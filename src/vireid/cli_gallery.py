@@ -6,13 +6,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from vireid.cli_confirm import confirm, confirmations, reject
-from vireid.cli_guard import Case, GalleryOption, Purpose, audit_app, cameras_app, keys_app, use_of
-from vireid.cli_options import figure_option, plain, writable, write_figure
+from vireid.cli_options import (
+    Case,
+    GalleryOption,
+    Purpose,
+    console,
+    figure_option,
+    plain,
+    use_of,
+    writable,
+    write_figure,
+)
 from vireid.errors import InputError
 from vireid.files import write_text
 from vireid.options import checked
@@ -22,7 +29,6 @@ if TYPE_CHECKING:
     from vireid.gallery import Receipt, SearchResult
 
 gallery_app = typer.Typer(help="Make, fill, search and clear a gallery of person crops.", no_args_is_help=True)
-console = Console(emoji=False)
 
 BundleOption = Annotated[Path | None, typer.Option("--bundle", help="bundle that embeds its pictures")]
 Cameras = Annotated[list[str] | None, typer.Option("--camera", help="camera, repeated for several")]
@@ -33,17 +39,6 @@ End = Annotated[str | None, typer.Option(help="latest time, ISO 8601 with zone")
 ReceiptOption = Annotated[
     Path | None, typer.Option("--receipt", help="also write the receipt to this JSON file", callback=writable)
 ]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands of the gallery to an app."""
-    app.add_typer(gallery_app, name="gallery")
-    app.command()(calibrate)
-    gallery_app.add_typer(cameras_app, name="cameras")
-    for command in (confirm, reject, confirmations):
-        gallery_app.command()(command)
-    app.add_typer(audit_app, name="audit")
-    app.add_typer(keys_app, name="keys")
 
 
 @gallery_app.command()

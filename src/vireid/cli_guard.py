@@ -5,28 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vireid.cli_options import plain
+from vireid.cli_options import Case, GalleryOption, Purpose, console, plain, use_of
 from vireid.errors import InputError
 from vireid.options import checked
-
-if TYPE_CHECKING:
-    from vireid.gallery import Use
 
 audit_app = typer.Typer(help="Read and check the audit log of a gallery.", no_args_is_help=True)
 keys_app = typer.Typer(help="API keys of a gallery's service.", no_args_is_help=True)
 cameras_app = typer.Typer(help="The camera register of a gallery.", no_args_is_help=True)
-console = Console(emoji=False)
-
-GalleryOption = Annotated[str, typer.Option("--gallery", help="folder or postgresql:// URL of the gallery")]
-Purpose = Annotated[str, typer.Option(help="what this is done for; the audit log keeps it")]
-Case = Annotated[str, typer.Option(help="case reference; the audit log keeps it")]
 
 
 @audit_app.command("verify")
@@ -199,17 +190,6 @@ def cameras_describe(
     with Gallery.open(gallery) as opened:
         opened.cameras.put(entry)
     console.print(f"camera {escape(camera)} is in the register", soft_wrap=True)
-
-
-def use_of(purpose: str, case: str) -> Use:
-    """Return the use of whoever is logged in.
-
-    Raises:
-        InputError: for a text that the audit log cannot keep.
-    """
-    from vireid.gallery import Use
-
-    return checked(Use, {"purpose": purpose, "case": case}, "cannot use")
 
 
 def _lines(file: Path | None) -> Iterator[str]:

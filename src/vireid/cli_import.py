@@ -6,16 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
-console = Console(emoji=False)
+from vireid.cli_options import console
+
 import_app = typer.Typer(help="Turn checkpoints of other code bases into bundles.", no_args_is_help=True)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to an app."""
-    app.add_typer(import_app, name="import")
 
 
 @import_app.command("agw-official")

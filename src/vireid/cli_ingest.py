@@ -9,27 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from vireid.cli_options import GalleryOption, console
 from vireid.errors import InputError
 
 if TYPE_CHECKING:
     from vireid.ingest import Report, Tally
 
-console = Console(emoji=False)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to an app."""
-    app.command()(ingest)
-
 
 def ingest(
     source: Annotated[Path, typer.Argument(help="video, folder of crops, or manifest")],
-    gallery: Annotated[str, typer.Option("--gallery", help="folder or postgresql:// URL of the gallery")],
+    gallery: GalleryOption,
     camera: Annotated[
         list[str] | None, typer.Option("--camera", help="name of the camera; for a manifest CAMID=NAME, repeated")
     ] = None,

@@ -6,18 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
-from vireid.cli_options import DataOption, Root, figure_option
+from vireid.cli_options import DataOption, Root, console, figure_option
 
-console = Console(emoji=False)
 plots_app = typer.Typer(help="Draw what a model does.", no_args_is_help=True)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to an app."""
-    app.add_typer(plots_app, name="plots")
 
 
 @plots_app.command("swap")

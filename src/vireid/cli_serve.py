@@ -28,8 +28,3 @@ def serve(
         raise InputError(f"serving needs {error.name}: pip install 'vireid[gallery,serve]'") from error
 
     service.serve(gallery, host=host, port=port, refine=refine, limits=service.Limits.parse(bounds or []))
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the command line."""
-    app.command()(serve)
