@@ -77,7 +77,7 @@ def pair(bundle):
 @pytest.mark.parametrize("name", IMAGE_METHODS)
 def test_every_method_exports_the_path_of_one_modality(name, tmp_path):
     embedder = tiny(name)
-    written = export.write_graph(embedder, Modality.INFRARED, tmp_path / "m.onnx")
+    written = export.write_graph(embedder, Modality.INFRARED, tmp_path / "m.onnx", tmp_path / "m.onnx")
     assert written.error <= export.MAX_ERROR
     graph = OnnxEmbedder(written.file)
     assert graph.embedding_dim == embedder.embedding_dim
@@ -164,18 +164,19 @@ def test_a_pair_is_written_as_a_whole(bundle, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_graph_that_differs_is_not_written(tmp_path, monkeypatch):
+def test_a_graph_that_differs_is_not_written(bundle, tmp_path, monkeypatch):
     trace = export._trace
 
     def other_weights(embedder, *arguments):
         trace(tiny("agw", seed=1), *arguments)
 
     monkeypatch.setattr(export, "_trace", other_weights)
-    (tmp_path / "m.onnx").write_text("old")
-    with pytest.raises(InputError, match=r"m\.onnx was not written: as fp32 it differs from PyTorch by .* in an entry"):
-        export.write_graph(tiny("agw"), Modality.VISIBLE, tmp_path / "m.onnx")
-    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
-    assert (tmp_path / "m.onnx").read_text() == "old"
+    old = tmp_path / "agw.v1.visible.onnx"
+    old.write_text("old")
+    with pytest.raises(InputError, match=r"1\.visible\.onnx was not written: as fp32 it differs .* in an entry"):
+        export.export_onnx(bundle, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == [old.name]
+    assert old.read_text() == "old"
 
 
 def test_bad_models_are_named(pair, tmp_path):

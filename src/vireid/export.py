@@ -29,7 +29,6 @@ from vireid.methods import Method
 from vireid.methods.base import normalize
 from vireid.methods.cmtr import CMTR
 from vireid.onnx_embedder import CARD, SUFFIX, OnnxEmbedder, graph_file
-from vireid.precision import Precision
 from vireid.quantize import calibration_images, quantize
 from vireid.records import Batch, Modality, Records
 
@@ -99,58 +98,46 @@ def export_onnx(
     _require_onnx()
     if (precision == "int8") != (images is not None):
         raise InputError("int8 is calibrated by images and nothing else is: pass --precision int8 and --calibrate DIR")
-    embedder = Embedder.load(bundle, torch.device("cpu"))
-    embedder.precision = Precision("32")
+    embedder = Embedder.load(bundle, torch.device("cpu"), precision="32")
     name = out if out.suffix == SUFFIX else out / f"{bundle.stem}{SUFFIX}"
     size = embedder.image_size
     fitted = {kind: None if images is None else calibration_images(images, kind, size) for kind in Modality}
     with ExitStack() as both:  # the pair, or neither
         files = {kind: graph_file(name, kind) for kind in Modality}
         drafts = {kind: both.enter_context(replacing(file)) for kind, file in files.items()}
-        return [_write(embedder, kind, files[kind], drafts[kind], precision, fitted[kind]) for kind in Modality]
+        return [write_graph(embedder, kind, files[kind], drafts[kind], precision, fitted[kind]) for kind in Modality]
 
 
 def write_graph(
     embedder: Embedder,
     modality: Modality,
     path: Path,
+    draft: Path,
     precision: ExportPrecision = "fp32",
     images: Pixels | None = None,
 ) -> Exported:
-    """Write the graph of one modality, whole and verified or not at all.
+    """Write the graph of one modality at `draft`, and compare it with PyTorch.
 
     Args:
         embedder: of a bundle, on the CPU, in float32.
         modality: that the graph is for.
-        path: the file.
+        path: what it will be called.
+        draft: where it is until the caller keeps it.
         precision: see `export_onnx`.
         images: (N, H, W, 3) of the modality, for int8.
 
     Raises:
         InputError: when the graph differs from PyTorch by more than `MAX_ANGLE` or, in fp32, `MAX_ERROR`.
     """
-    with replacing(path) as temporary:
-        return _write(embedder, modality, path, temporary, precision, images)
-
-
-def _write(
-    embedder: Embedder,
-    modality: Modality,
-    path: Path,
-    temporary: Path,
-    precision: ExportPrecision,
-    images: Pixels | None,
-) -> Exported:
-    """Write and verify a graph at `temporary`, which will be `path`."""
     if embedder.card is None:
         raise InputError(f"{path} would have no card: export a bundle")
-    _trace(embedder, modality, temporary, precision)
+    _trace(embedder, modality, draft, precision)
     judged = None
     if images is not None:
-        quantize(temporary, images[::2])
+        quantize(draft, images[::2])
         judged = np.array_split(images[1::2], 8)
-    _describe(temporary, embedder, embedder.card, modality, precision)
-    error, angle = compare(OnnxEmbedder(temporary).embed, embedder, modality, judged)
+    _describe(draft, embedder, embedder.card, modality, precision)
+    error, angle = compare(OnnxEmbedder(draft).embed, embedder, modality, judged)
     if not (angle <= MAX_ANGLE[precision] and (precision != "fp32" or error <= MAX_ERROR)):
         remedy = "export it as fp32" if precision != "fp32" else f"report method {embedder.card.method}"
         raise InputError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ class View:
     distance: float
 
 
+@lru_cache(maxsize=64)
 def make_camera(seed: int, camid: int, spectrum: str) -> Camera:
     """Draw the fixed traits of a camera from (seed, camid)."""
     rng = np.random.default_rng((seed, 101, camid))
@@ -60,7 +62,7 @@ def make_camera(seed: int, camid: int, spectrum: str) -> Camera:
     )
 
 
-def sample_yaw(rng: Generator, view_range_deg: float, approach: float = 0.5) -> float:
+def sample_yaw(rng: Generator, view_range_deg: float, approach: float) -> float:
     """Draw the body's yaw: front or back view, at most `view_range_deg` (up to 90) to either side."""
     back = 0.0 if rng.random() < approach else np.pi
     return float(back + np.deg2rad(rng.uniform(-view_range_deg, view_range_deg)))
@@ -87,20 +89,14 @@ def project_points(points: NDArray[Any], view: View, height: float) -> tuple[NDA
 
 def project(solids: Solids, view: View, height: float) -> Solids:
     """Bring body-frame solids into view coordinates, nearer parts larger (pinhole camera)."""
-    seen = solids.transformed(rotation(view), rotation(view) @ (0.0, -height / 2, 0.0))
     start, start_scale = project_points(solids.start, view, height)
     end, end_scale = project_points(solids.end, view, height)
-    return Solids(
+    return replace(
+        solids.transformed(rotation(view), (0.0, 0.0, 0.0)),
         start=start.astype(np.float32),
         end=end.astype(np.float32),
         start_radius=(solids.start_radius * start_scale).astype(np.float32),
         end_radius=(solids.end_radius * end_scale).astype(np.float32),
-        axis=seen.axis,
-        thickness=solids.thickness,
-        side=seen.side,
-        front=seen.front,
-        material=solids.material,
-        open_end=solids.open_end,
     )
 
 

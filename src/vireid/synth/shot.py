@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 from numpy.random import Generator
@@ -24,6 +25,8 @@ HEIGHT, WIDTH = 128, 64
 """Stored size in pixels."""
 
 _RENDER = (192, 96)
+
+_Columns = TypeVar("_Columns", Solids, Materials)
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def take(shot: Shot, seed: int, difficulty: Difficulty) -> Photo:
     own = np.random.default_rng((seed, 1, shot.pid, spectrum, shot.index))
     moment = np.random.default_rng((seed, 2, shot.pid, shot.instant)) if shot.instant >= 0 else own
     identity = _identity(seed, shot.pid, difficulty.nir_correlation)
-    camera = _camera(seed, shot.camid, shot.spectrum)
+    camera = cameras.make_camera(seed, shot.camid, shot.spectrum)
     pose = sample_pose(moment)
     yaw = cameras.sample_yaw(moment, difficulty.view_range_deg, 0.5 if shot.instant >= 0 else camera.approach)
     hour = float(moment.random())
@@ -64,25 +67,20 @@ def take(shot: Shot, seed: int, difficulty: Difficulty) -> Photo:
     joints = skeleton(identity.shape, pose)
     solids = cameras.project(dress(identity, joints), view, identity.shape.height)
     box = cameras.detect(solids, own, difficulty.box_jitter)
-    stage, surface = _stage(identity, solids, box, camera, seed, difficulty, own)
+    stage = _stage(identity, solids, box, camera, seed, difficulty, own)
     light = Conditions(night, difficulty.texture_loss, difficulty.sun_warmth, difficulty.lighting)
     image = expose(stage, camera, own, light)
     hidden = np.zeros(_RENDER, dtype=bool)
     if own.random() < difficulty.occlusion:
         hidden = _occlude(image, own)
     pixels = _read_out(image, camera, own, difficulty)
-    keypoints = _keypoints(joints, view, identity.shape.height, box, surface, hidden)
+    keypoints = _keypoints(joints, view, identity.shape.height, box, stage.surface, hidden)
     return Photo(pixels, keypoints, int(own.integers(*difficulty.jpeg_quality)))
 
 
 @lru_cache(maxsize=16)
 def _identity(seed: int, pid: int, nir_correlation: float) -> Identity:
     return sample_identity(np.random.default_rng((seed, 0, pid)), nir_correlation)
-
-
-@lru_cache(maxsize=64)
-def _camera(seed: int, camid: int, spectrum: str) -> Camera:
-    return cameras.make_camera(seed, camid, spectrum)
 
 
 def _stage(
@@ -93,16 +91,16 @@ def _stage(
     seed: int,
     difficulty: Difficulty,
     rng: Generator,
-) -> tuple[Stage, Surface]:
+) -> Stage:
     scene = make_scene(seed, camera.camid, int(rng.integers(camera.scenes)), difficulty.clutter)
     materials = identity.materials
     if rng.random() < 0.25 * difficulty.clutter:
         other = sample_identity(rng, difficulty.nir_correlation)
         passer = _passer_by(other, rng)
-        solids, materials = _join(solids, passer), _join_materials(materials, other.materials)
+        solids, materials = _join(solids, passer), _join(materials, other.materials)
     surface = trace(solids, box, *_RENDER)
     feet = (box.top + 0.5 * identity.shape.height - 0.02) / (box.top - box.bottom) * _RENDER[0]
-    stage = Stage(
+    return Stage(
         surface=surface,
         material=solids.material[surface.solid],
         radius=np.maximum(solids.start_radius, solids.end_radius)[surface.solid],
@@ -110,7 +108,6 @@ def _stage(
         background=_backdrop(scene, box, camera.spectrum, rng),
         feet_row=min(feet, _RENDER[0] - 1.0),
     )
-    return stage, surface
 
 
 def _passer_by(other: Identity, rng: Generator) -> Solids:
@@ -120,20 +117,11 @@ def _passer_by(other: Identity, rng: Generator) -> Solids:
     solids = cameras.project(dress(other, skeleton(other.shape, sample_pose(rng))), view, height)
     aside = float(rng.choice([-1, 1]) * rng.uniform(0.35, 0.7))
     moved = solids.transformed(np.eye(3), (aside, rng.uniform(0.0, 0.25), -1.5))
-    return _replace_material(moved, solids.material + len(Slot))
+    return replace(moved, material=solids.material + len(Slot))
 
 
-def _replace_material(solids: Solids, material: NDArray[np.int64]) -> Solids:
-    values = {f.name: getattr(solids, f.name) for f in fields(Solids)}
-    return Solids(**{**values, "material": material})
-
-
-def _join(first: Solids, second: Solids) -> Solids:
-    return Solids(*(np.concatenate([getattr(first, f.name), getattr(second, f.name)]) for f in fields(Solids)))
-
-
-def _join_materials(first: Materials, second: Materials) -> Materials:
-    return Materials(*(np.concatenate([getattr(first, f.name), getattr(second, f.name)]) for f in fields(Materials)))
+def _join(first: _Columns, second: _Columns) -> _Columns:
+    return type(first)(*(np.concatenate([getattr(first, f.name), getattr(second, f.name)]) for f in fields(first)))
 
 
 def _backdrop(scene: Scene, box: Box, spectrum: str, rng: Generator) -> NDArray[np.float32]:
