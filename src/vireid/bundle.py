@@ -81,6 +81,22 @@ def read_card(path: Path) -> BundleCard:
         raise InputError(f"bundle {path} was made by another version of vireid ({problem}): {remedy}") from error
 
 
+def resolve_bundle(model: Path, select: str = "last") -> Path:
+    """Return a bundle file from a bundle or a run folder.
+
+    Raises:
+        InputError: for an unknown selection or a folder without that bundle.
+    """
+    if select not in ("last", "best"):
+        raise InputError(f"unknown selection {select!r}: use last or best")
+    if not model.is_dir():
+        return find(model)
+    bundle = model / f"{select}.safetensors"
+    if not bundle.is_file():
+        raise InputError(f"{model} has no {bundle.name}: wait for the first epoch's end, or name a run or bundle")
+    return bundle
+
+
 def bundle_digest(path: Path) -> str:
     """Return the SHA-256 of a bundle's bytes, by which a refiner knows its encoder.
 

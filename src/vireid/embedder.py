@@ -152,23 +152,30 @@ class Embedder:
         """
         images = self._normalize(batch.images.to(self.device))
         modality = batch.modality.to(self.device)
-        features = self._forward(images, modality, batch.keypoints)
+        features = self.forward(images, modality, batch.keypoints)
         if not flip:
             return features
         points = None if batch.keypoints is None else flip_keypoints(batch.keypoints, images.shape[3])
-        mirrored = self._forward(images.flip(3), modality, points)
+        mirrored = self.forward(images.flip(3), modality, points)
         return {name: _mean(value, mirrored[name]) for name, value in features.items()}
 
-    def _warn(self, notice: str | None) -> None:
-        if notice is not None:
-            warnings.warn(notice, stacklevel=3)
+    def forward(self, images: Tensor, modality: Tensor, keypoints: Tensor | None) -> Features:
+        """Return the method's features of normalised images (N, 3, H, W) on the device, in the embedder's precision.
 
-    def _forward(self, images: Tensor, modality: Tensor, keypoints: Tensor | None) -> Features:
+        Args:
+            images: in the precision's memory format.
+            modality: (N,), on the device.
+            keypoints: (N, 18, 3) in pixels of the images; methods without a use for them leave them.
+        """
         side = {}
         if "keypoints" in self.method.side_inputs and keypoints is not None:
             side["keypoints"] = keypoints.to(self.device)
         with self.precision.autocast(self.device):
             return self.method.features(images, modality, **side)
+
+    def _warn(self, notice: str | None) -> None:
+        if notice is not None:
+            warnings.warn(notice, stacklevel=3)
 
     def _normalize(self, images: Tensor) -> Tensor:
         images = images.to(memory_format=self.precision.memory_format).float() / 255

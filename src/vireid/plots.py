@@ -1,11 +1,11 @@
-"""Figures of a report as pure functions, and the SVG that suits light and dark pages alike."""
+"""Figures of reports and commands as pure functions, and the SVG that suits light and dark pages alike."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
 from itertools import cycle
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -103,7 +103,7 @@ def embedding_figure(points: NDArray[np.floating], pid: NDArray[np.int64], modal
         axes.set(xticks=[], yticks=[])
         axes.grid(visible=False)
         axes.spines[:].set(visible=True, color=INK, alpha=0.25)
-    _legend(panels[1], "best")
+    _legend(panels[1])
     return figure
 
 
@@ -123,7 +123,7 @@ def training_figure(losses: Mapping[str, Line], scores: Mapping[str, Line]) -> F
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if curves:
-            _legend(axes, "best")
+            _legend(axes)
         else:
             axes.text(0.5, 0.5, "nothing was logged", transform=axes.transAxes, ha="center", color=INK)
     right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -207,5 +207,5 @@ def _legend_above(figure: Figure) -> None:
     figure.legend(loc="outside upper left", ncols=2, fontsize=8.5, frameon=False, labelcolor=INK)
 
 
-def _legend(axes: Axes, place: Literal["best"]) -> None:
-    axes.legend(loc=place, fontsize=8.5, frameon=False, labelcolor=INK)
+def _legend(axes: Axes) -> None:
+    axes.legend(loc="best", fontsize=8.5, frameon=False, labelcolor=INK)

@@ -18,17 +18,6 @@ from vireid.records import Records
 __all__ = ["DATA_SETS", "DataSetInfo", "find_dataset", "open_dataset", "require_root"]
 
 
-SYNTHETIC = DataSetInfo(
-    name="synthetic",
-    title="synthetic people",
-    load=synthetic.load,
-    access="render it with `vireid synth --out DIR --ids N`",
-    terms="Rendered, nobody's picture: free to use.",
-    protocols=("cross-ir2vis", "cross-vis2ir"),
-    audit=manifest.audit,
-    check_options=(("spectrum", "both"),),
-)
-
 DATA_SETS: dict[str, DataSetInfo] = {
     info.name: info
     for info in (
@@ -38,7 +27,7 @@ DATA_SETS: dict[str, DataSetInfo] = {
         market1501.INFO,
         msmt17.INFO,
         manifest.INFO,
-        SYNTHETIC,
+        synthetic.INFO,
     )
 }
 

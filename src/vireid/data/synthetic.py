@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vireid.data import manifest
+from vireid.data.info import DataSetInfo
 from vireid.errors import InputError
 from vireid.records import Records
 
@@ -44,3 +45,15 @@ def _column(root: Path, name: str) -> pd.Series:
         return pd.read_csv(file, index_col="path", usecols=["path", name])[name]
     except ValueError:
         raise InputError(f"{file} has no column {name}: render the folder with `vireid synth`") from None
+
+
+INFO = DataSetInfo(
+    name="synthetic",
+    title="synthetic people",
+    load=load,
+    access="render it with `vireid synth --out DIR --ids N`",
+    terms="Rendered, nobody's picture: free to use.",
+    protocols=("cross-ir2vis", "cross-vis2ir"),
+    audit=manifest.audit,
+    check_options=(("spectrum", "both"),),
+)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vireid.bundle import resolve_bundle
 from vireid.data import open_dataset, require_root
 from vireid.data.images import Progress
 from vireid.embedder import Embedder
@@ -21,12 +22,11 @@ from vireid.evaluation.evaluate import (
 )
 from vireid.evaluation.presets import GENERIC, cross
 from vireid.evaluation.protocols import Protocol
-from vireid.evaluation.provenance import Subject, check_trials
+from vireid.evaluation.provenance import Subject, check_trials, origin
 from vireid.evaluation.refine import Refinement, RefineOptions
 from vireid.options import setting
 from vireid.recipe import DataOptions, load_recipe
 from vireid.records import Modality, Records
-from vireid.weights import find
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _embed(request: EvaluateRequest, subject: Subject, progress: Progress | None
     refinement = None if subject.refiner is None else Refinement.open(subject.refiner, subject.encoder, how)
     images = subject.records.where(split=splits)
     table = FeatureTable.extract(embedder, images, flip=request.flip, progress=progress)
-    stamp = {**table.stamp, **subject.stamp(), "options": changed}
+    stamp = {**table.stamp, **origin(subject.data, subject.records, subject.encoder), "options": changed}
     return embedder, replace(table, refinement=refinement, stamp=stamp)
 
 
@@ -174,22 +174,6 @@ def resolve_models(request: EvaluateRequest, model: Path) -> tuple[Path, Path | 
     if request.refine is not None:
         raise InputError(f"{model} is a refiner's run already: drop --refine, or name the encoder {encoder}")
     return resolve_bundle(encoder), resolve_bundle(model, request.select)
-
-
-def resolve_bundle(model: Path, select: str = "last") -> Path:
-    """Return a bundle file from a bundle or a run folder.
-
-    Raises:
-        InputError: for an unknown selection or a folder without that bundle.
-    """
-    if select not in ("last", "best"):
-        raise InputError(f"unknown selection {select!r}: use last or best")
-    if not model.is_dir():
-        return find(model)
-    bundle = model / f"{select}.safetensors"
-    if not bundle.is_file():
-        raise InputError(f"{model} has no {bundle.name}: wait for the first epoch's end, or name a run or bundle")
-    return bundle
 
 
 def resolve_protocols(request: EvaluateRequest, data: str | None) -> list[Protocol]:

@@ -38,10 +38,6 @@ class Subject:
     records: Records
     protocols: list[Protocol]
 
-    def stamp(self) -> dict[str, Any]:
-        """Return what the subject adds to a result's stamp."""
-        return origin(self.data, self.records, self.encoder)
-
 
 def origin(data: str, records: Records, bundle: Path) -> dict[str, Any]:
     """Return the data set, whether it is rendered, and the method and the file of the bundle that embeds it."""

@@ -6,6 +6,7 @@ is checkpointed and cut to nothing; PostgreSQL rewrites its tables (`VACUUM FULL
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -52,10 +53,7 @@ def remove(
         scope=scope,
         user=use.user,
         time=utc_now(),
-        items=removed.items,
-        crops=removed.crops,
-        tracks=removed.tracks,
-        items_sha256=removed.items_sha256,
+        **asdict(removed),
         purged=purged,
         remarks=_ELSEWHERE[database.engine.dialect.name] if purged else _HELD,
     )

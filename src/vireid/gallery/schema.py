@@ -118,7 +118,7 @@ class StateRow(Base):
 
 
 class SettingRow(Base):
-    """Settings and calibration, each one JSON document."""
+    """Settings, calibration and the head of the audit log, each one JSON document."""
 
     __tablename__ = "settings"
     name: Mapped[str] = mapped_column(primary_key=True)

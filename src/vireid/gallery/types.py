@@ -297,7 +297,7 @@ class Receipt(Options):
 
 
 class Settings(Options):
-    """What a gallery is, fixed when it is made except for retention, purpose and the engine.
+    """What a gallery is, fixed when it is made except for what `vireid.gallery.settings.CHANGEABLE` names.
 
     Attributes:
         id: random, so that two galleries of one name stay apart in the log.

@@ -16,11 +16,15 @@ POOL = 4
 
 @dataclass(frozen=True)
 class Passage:
-    """A finished track: its number from 1 in order of confirmation, its modality, its best crops in time order."""
+    """A finished track: its number from 1 in order of confirmation, its best crops in time order."""
 
     number: int
-    modality: Modality
     crops: list[Crop]
+
+    @property
+    def modality(self) -> Modality:
+        """Modality of all its crops."""
+        return self.crops[0].modality
 
 
 class Follower:
@@ -62,11 +66,7 @@ class Follower:
     def _end(self, keys: set[int]) -> list[Passage]:
         ended = {key: self._crops.pop(key) for key in keys}
         confirmed = sorted((self._numbers.pop(key), key) for key in keys if key in self._numbers)
-        return [_passage(number, choose(ended[key], self._count)) for number, key in confirmed]
-
-
-def _passage(number: int, crops: list[Crop]) -> Passage:
-    return Passage(number, crops[0].modality, crops)
+        return [Passage(number, choose(ended[key], self._count)) for number, key in confirmed]
 
 
 def _crop(frame: Frame, found: Detections, row: int, modality: Modality) -> Crop:

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from vireid.losses.cascade import group_means
 from vireid.losses.distance import full_precision, pairwise_euclidean
 from vireid.losses.ranks import over_ranks
 
@@ -51,7 +52,6 @@ def hetero_center_triplet(
         reduction: over the centres.
     """
     keys, row = torch.unique(torch.stack([pids, modality]), dim=1, return_inverse=True)
-    sums = features.new_zeros(keys.shape[1], features.shape[1]).index_add(0, row, features)
-    centers = sums / torch.bincount(row)[:, None]
+    centers = group_means(features, row, keys.shape[1])
     same, aligned = (key[:, None] == key for key in keys)
     return mined_triplet(pairwise_euclidean(centers, centers), same & ~aligned, ~same, margin, reduction)

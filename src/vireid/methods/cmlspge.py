@@ -114,8 +114,7 @@ class GlobalEnhancement(nn.Module):
 
     def forward(self, g: Tensor, modality: Tensor) -> Tensor:
         """Return the enhanced feature e."""
-        streams = modality if len(self.norms) > 1 else torch.zeros_like(modality)
-        e = route(self.norms, self.linear(g), streams)
+        e = route(self.norms, self.linear(g), modality)
         if self.form == "bn_residual":
             return g + e
         return e.relu() if self.form == "bn_fc" else e
@@ -124,7 +123,7 @@ class GlobalEnhancement(nn.Module):
 class CMLSPGE(Method):
     """The CM-LSP-GE network, its seven losses and its joint global and local distance.
 
-    Features: `global`, the L2-normalised enhanced feature, and `stripes` (N, h, 256), raw.
+    Features: `global`, the L2-normalised enhanced feature, and `stripes` (N, h, `stripe_dim`), raw.
     """
 
     Options = CMLSPGEOptions

@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from vireid.losses import Reduction, WeightedRegularizedTriplet, WeightForm, batch_hard_triplet, full_precision
+from vireid.losses.cascade import group_means
 from vireid.methods.base import Features, Method, ParameterGroup, normalize
 from vireid.nn import BackboneOptions, IdentityClassifier, ViTOptions, bnneck, build_vit, widen
 from vireid.options import Options
@@ -215,7 +216,7 @@ def modality_aware_center(g: Tensor, pids: Tensor, modality: Tensor, options: CM
     own = pids if options.center == "joint" else len(Modality) * pids + modality
     wanted = own ^ 1 if options.center == "cross" else own
     keys, row = own.unique(return_inverse=True)
-    centers = g.new_zeros(len(keys), g.shape[1]).index_add(0, row, g) / torch.bincount(row)[:, None]
+    centers = group_means(g, row, len(keys))
     place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
     present = keys[place] == wanted
     chosen = centers[place[present]]

@@ -173,7 +173,7 @@ class MSCLNet(AGWNetwork):
 
         The mean of a normalised map is the same for every image: f^ needs a generalised mean, of positive entries.
         """
-        stream = _streams_of(self.norms, modality)
+        stream = modality if len(self.norms) > 1 else torch.zeros_like(modality)
         scale, shift = (torch.stack([getattr(n, name) for n in self.norms])[stream] for name in ("weight", "bias"))
         x = F.instance_norm(x, eps=self.options.instance_eps) * scale[..., None, None] + shift[..., None, None]
         return self.hat_pool(x.clamp(min=1e-6)), pool_stripes(x, self.options.stripes, AveragePool())
@@ -221,7 +221,7 @@ class MSCLNet(AGWNetwork):
     def _synergy(self, f_hat: Tensor, pairs: tuple[Tensor, Tensor], batch: Batch) -> dict[str, Tensor]:
         """L_div (Eq. 3) and L_t (Eq. 4)."""
         o = self.options
-        logits = route(self.hat_heads, f_hat, _streams_of(self.hat_heads, batch.modality))
+        logits = route(self.hat_heads, f_hat, batch.modality)
         visible, infrared = ((f_hat if o.div_on == "channels" else logits)[rows] for rows in pairs)
         divergences = softmax_divergence(visible, infrared, o.div_form)
         self._divergences = divergences.detach()
@@ -275,11 +275,6 @@ def cross_modal_pairs(pids: Tensor, modality: Tensor) -> tuple[Tensor, Tensor]:
         own[start[who] + turn % count[who]] for own, start, count in zip(rows, starts, counts, strict=True)
     )
     return visible, infrared
-
-
-def _streams_of(streams: nn.ModuleList, modality: Tensor) -> Tensor:
-    """Return which of the streams rows of these modalities take: their own, or the one that all share."""
-    return modality if len(streams) > 1 else torch.zeros_like(modality)
 
 
 def _separate_trunks(network: TwoStream) -> None:

@@ -83,7 +83,6 @@ class PrototypeEncoder(nn.Module):
             narrow = (conv(4 * w, 2 * w, 1), instance_norm(2 * w), activation())
             self.pyramid.append(nn.Sequential(*narrow, conv(2 * w, 2 * w, 3, 1, dilation), instance_norm(2 * w)))
         self.fuse = nn.Sequential(conv(8 * w, 8 * w, 1), instance_norm(8 * w))
-        self.channels = 8 * w
         initialize(self, "kaiming")
 
     def forward(self, images: Tensor) -> Tensor:

@@ -30,7 +30,6 @@ class TwoStream(nn.Module):
         streams = [backbone.stream(modality)[:split] for modality in Modality] if split else []
         self.specific = nn.ModuleList(nn.Sequential(*copy.deepcopy(stream)) for stream in streams)
         self.shared = nn.Sequential(*stages[split:])
-        self.dim, self.mean, self.std = backbone.dim, backbone.mean, backbone.std
 
     def forward(self, images: Tensor, modality: Tensor) -> Tensor:
         """Return the last feature map."""
@@ -38,9 +37,12 @@ class TwoStream(nn.Module):
 
 
 def route(streams: nn.ModuleList, rows: Tensor, modality: Tensor) -> Tensor:
-    """Send each row through the module of its modality and put the results back in the rows' order."""
-    if not streams:
-        return rows
+    """Send each row through the module of its modality and put the results back in the rows' order.
+
+    A single module is for both modalities, and without one the rows stay as they are.
+    """
+    if len(streams) < 2:
+        return streams[0](rows) if streams else rows
     order = torch.argsort(modality, stable=True)
     counts = torch.bincount(modality, minlength=len(streams)).tolist()
     if max(counts) == len(rows):

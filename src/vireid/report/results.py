@@ -10,11 +10,10 @@ from typing import Any
 import pandas as pd
 from torch import Tensor, inference_mode
 
-from vireid.bundle import BundleCard, read_card
+from vireid.bundle import BundleCard, read_card, resolve_bundle
 from vireid.data.images import Progress
 from vireid.embedder import Embedder
 from vireid.errors import InputError
-from vireid.evaluation.command import resolve_bundle
 from vireid.evaluation.evaluate import Evaluation, FeatureTable, find_protocols, protocol_splits, select
 from vireid.evaluation.presets import PRESETS
 from vireid.evaluation.protocols import Index, Protocol

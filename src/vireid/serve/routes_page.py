@@ -11,12 +11,13 @@ from starlette.responses import RedirectResponse, Response
 from vireid.errors import InputError
 from vireid.gallery import Candidate, Confirmation, Item, Role
 from vireid.gallery import Query as GalleryQuery
-from vireid.serve.auth import COOKIE, Caller, Session, allowed
+from vireid.serve.auth import COOKIE, Caller, Operator, Session, Viewer
 from vireid.serve.errors import found
 from vireid.serve.guard import client_address
 from vireid.serve.page.forms import DecisionForm, Known, PicturesForm, SearchForm
 from vireid.serve.page.render import html, wants_fragment
 from vireid.serve.routes_items import attachment, contact_sheet_of
+from vireid.serve.routes_search import image
 from vireid.serve.service import Service, Shared
 
 router = APIRouter()
@@ -40,8 +41,6 @@ def same_site(request: Request) -> None:
         raise HTTPException(403, "this form was sent by another site: open the page itself")
 
 
-User = Annotated[Caller, Depends(allowed(Role.VIEWER))]
-Verifier = Annotated[Caller, Depends(allowed(Role.OPERATOR))]
 Signed = Annotated[Session, Depends(current_session)]
 Line = Annotated[str, Form(max_length=2000)]
 
@@ -66,7 +65,7 @@ async def login(request: Request, service: Shared, key: Annotated[str, Form(max_
 
 
 @router.post("/logout")
-async def logout(request: Request, caller: User, session: Signed, service: Shared, csrf: Line = "") -> Response:
+async def logout(request: Request, caller: Viewer, session: Signed, service: Shared, csrf: Line = "") -> Response:
     """End the session."""
     session.check(csrf)
     service.sessions.close(request.cookies[COOKIE])
@@ -77,14 +76,14 @@ async def logout(request: Request, caller: User, session: Signed, service: Share
 
 
 @router.get("/")
-async def start(caller: User, session: Signed, service: Shared, item: Known = None) -> Response:
+async def start(caller: Viewer, session: Signed, service: Shared, item: Known = None) -> Response:
     """Show the search form, with a stored picture chosen or none."""
     chosen = await service.run(found, caller.gallery.item, item) if item else None
     return await _search_page(service, caller, session, {"chosen": chosen})
 
 
 @router.post("/pick")
-async def pick(session: Signed, caller: User, csrf: Line = "", purpose: Line = "", case: Line = "") -> Response:
+async def pick(session: Signed, caller: Viewer, csrf: Line = "", purpose: Line = "", case: Line = "") -> Response:
     """Remember what has been filled in, and go to the stored pictures."""
     session.check(csrf)
     session.purpose, session.case = purpose, case
@@ -95,7 +94,7 @@ async def pick(session: Signed, caller: User, csrf: Line = "", purpose: Line = "
 async def search(
     request: Request,
     form: Annotated[SearchForm, Form(media_type="multipart/form-data")],
-    caller: User,
+    caller: Viewer,
     session: Signed,
     service: Shared,
 ) -> Response:
@@ -155,7 +154,7 @@ async def _search_page(service: Service, caller: Caller, session: Session, answe
 
 @router.get("/pictures")
 async def pictures(
-    request: Request, form: Annotated[PicturesForm, Query()], caller: User, session: Signed, service: Shared
+    request: Request, form: Annotated[PicturesForm, Query()], caller: Viewer, session: Signed, service: Shared
 ) -> Response:
     """Show stored pictures to pick one to search with."""
     page = await service.run(caller.gallery.items, form.where(), limit=_PAGE, after=form.after)
@@ -165,16 +164,13 @@ async def pictures(
 
 
 @router.get("/crop")
-async def crop(id: str, caller: User, service: Shared) -> Response:
+async def crop(id: str, caller: Viewer, service: Shared) -> Response:
     """Return a stored picture."""
-    jpeg = await service.run(found, caller.gallery.crop, id)
-    if jpeg is None:
-        raise HTTPException(404, f"item {id!r} was stored without a picture")
-    return Response(jpeg, media_type="image/jpeg")
+    return await image(id, caller, service)
 
 
 @router.get("/verification")
-async def verification(caller: User, session: Signed, service: Shared, case: str = "") -> Response:
+async def verification(caller: Viewer, session: Signed, service: Shared, case: str = "") -> Response:
     """Show the candidates under verification, of one case or of all, newest first."""
     entries = await service.run(caller.gallery.confirmations.list, case or None)
     rows = await service.run(lambda: [_row(caller, entry) for entry in reversed(entries)])
@@ -193,7 +189,7 @@ def _row(caller: Caller, entry: Confirmation) -> dict[str, Any]:
 
 @router.post("/verification")
 async def decide(
-    request: Request, form: Annotated[DecisionForm, Form()], caller: Verifier, session: Signed, service: Shared
+    request: Request, form: Annotated[DecisionForm, Form()], caller: Operator, session: Signed, service: Shared
 ) -> Response:
     """Confirm or reject a candidate in the signed-in user's name."""
     session.check(form.csrf)
@@ -212,7 +208,7 @@ def _decide(caller: Caller, form: DecisionForm) -> Confirmation:
 
 
 @router.get("/sheet/{id}")
-async def sheet(id: str, caller: Verifier, service: Shared) -> Response:
+async def sheet(id: str, caller: Operator, service: Shared) -> Response:
     """Return the contact sheet of a recent search."""
     return attachment(await contact_sheet_of(caller, service, id, "candidates.html"), "candidates.html")
 

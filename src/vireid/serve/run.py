@@ -11,11 +11,11 @@ from pathlib import Path
 import uvicorn
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
 
 from vireid.errors import InputError
 from vireid.gallery import Gallery, NFormerReranker
 from vireid.gallery.database import shown
+from vireid.progress import progress_bar
 from vireid.serve.app import create_app
 from vireid.serve.limits import Limits
 
@@ -78,12 +78,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _load(gallery: Gallery, out: Console) -> int:
-    with Progress(console=out, transient=True) as bar:
-        task = bar.add_task("reading vectors", total=None)
-
-        def report(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
+    with progress_bar("reading vectors", out) as report:
         return gallery.refresh(report)
 
 

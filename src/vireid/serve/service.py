@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
@@ -133,9 +132,7 @@ class Service:
         Raises:
             HTTPException: 404 when there is no such item.
         """
-        crop = await self.run(found, caller.gallery.crop, item_id)
-        query = await self.run(Query.from_item, caller.gallery, item_id)
-        return query if crop is None else replace(query, picture=await self.picture(crop))
+        return await self.run(found, Query.from_item, caller.gallery, item_id)
 
     def rerankings(self, caller: Caller) -> list[str]:
         """Return the names of the re-rankings that the caller's gallery offers."""

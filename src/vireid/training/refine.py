@@ -12,22 +12,19 @@ import numpy as np
 import torch
 from lightning import LightningDataModule
 from numpy.typing import NDArray
-from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vireid.bundle import BundleCard, bundle_digest
+from vireid.bundle import bundle_digest, resolve_bundle
 from vireid.data.datamodule import ImageBatches, as_is, image_source, loader, training_rows
 from vireid.data.images import Progress
 from vireid.data.sampler import epoch_batches
 from vireid.data.sequences import epoch_sequences, steps_per_epoch
 from vireid.embedder import Embedder
 from vireid.errors import InputError
-from vireid.evaluation.command import resolve_bundle
 from vireid.evaluation.evaluate import FeatureTable
-from vireid.evaluation.protocols import Protocol
 from vireid.evaluation.refine import Refinement
 from vireid.files import replacing
 from vireid.methods import Method, Refiner, method_class
@@ -160,10 +157,7 @@ class FeatureSequences(LightningDataModule):
     def _embed(self, batch: Batch) -> Pool:
         encoder = self.encoder
         images = batch.images.to(encoder.device, memory_format=encoder.precision.memory_format)
-        sides = {name: getattr(batch, name) for name in encoder.method.side_inputs}
-        given = {name: value.to(encoder.device) for name, value in sides.items() if value is not None}
-        with encoder.precision.autocast(encoder.device):
-            features = encoder.method.features(images, batch.modality.to(encoder.device), **given)["global"]
+        features = encoder.forward(images, batch.modality.to(encoder.device), batch.keypoints)["global"]
         return Pool(features.cpu(), batch.pid, batch.camid, batch.modality)
 
     def _batches(self, epoch: int) -> list[NDArray[np.int64]]:
@@ -202,13 +196,6 @@ class RefinerModule(TrainingModule):
 
 class RefinerBundles(Bundles):
     """Evaluates the refined features of the validation images, which are embedded once."""
-
-    def __init__(
-        self, run: Path, recipe: Recipe, card: BundleCard, records: Records, protocol: Protocol, console: Console
-    ) -> None:
-        assert recipe.encoder is not None
-        card = card.model_copy(update={"encoder": bundle_digest(recipe.encoder)})
-        super().__init__(run, recipe, card, records, protocol, console)
 
     def _evaluate(self, module: TrainingModule) -> dict[str, float]:
         assert isinstance(module.method, NFormer)

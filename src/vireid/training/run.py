@@ -220,6 +220,7 @@ def _card(recipe: Recipe, data: Data, method: Method) -> BundleCard:
         label_map=data.label_map.digest,
         seed=recipe.seed,
         commit=git_commit(),
+        encoder=data.digest if isinstance(data, FeatureSequences) else "",
     )
 
 
