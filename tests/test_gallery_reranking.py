@@ -55,6 +55,8 @@ def test_nformer_ranks_by_refined_features(tmp_path):
         where = Filter(modality="infrared")
         plain = gallery.search(query, use=USE, where=where).candidates
         result = gallery.search(query, use=USE, where=where, rerank=NFormerReranker(Refinement(refiner, options)))
+        as_before = NFormerReranker(Refinement(refiner, RefineOptions(mode="local", blend=0)))
+        assert gallery.search(query, use=USE, where=where, rerank=as_before).candidates == plain
         head = torch.from_numpy(gallery.vectors([c.item.id for c in plain]))
         with pytest.raises(InputError, match="re-ranking by nformer needs the query's modality"):
             gallery.search(Query.from_vector(vectors[0]), use=USE, rerank=NFormerReranker(Refinement(refiner, options)))

@@ -390,6 +390,9 @@ def test_local_over_the_whole_gallery_is_the_full_run(options):
     assert torch.equal(order[:, :8].sort(1).values, before[:, :8].sort(1).values)
     best = rerank_top(method, query, gallery[before[:, :8]], kinds[0], kinds[1][before[:, :8]])
     assert torch.equal(order[:, :8], before[:, :8].gather(1, best.argsort(1, descending=True)))
+    plain = RefineOptions(blend=0)
+    cosines = rerank_top(method, query, gallery[before[:, :8]], kinds[0], kinds[1][before[:, :8]], plain)
+    torch.testing.assert_close(cosines, 1 - base.gather(1, before[:, :8]))
     kept = Refinement(method, RefineOptions(mode="local", top=8, blend=0)).rerank(
         base.__getitem__, query, gallery, *kinds
     )

@@ -118,6 +118,7 @@ def search(
     person: Persons = None,
     rerank: Annotated[str | None, typer.Option(help="k-reciprocal, or parts: the method's own distance")] = None,
     refine: Annotated[Path | None, typer.Option(help="bundle of a refiner such as nformer, to re-rank with")] = None,
+    rerank_top: Annotated[int, typer.Option(help="tracks that are re-ranked")] = 100,
     below: Annotated[bool, typer.Option("--below", help="also show candidates below the threshold")] = False,
     sheet: Annotated[Path | None, typer.Option(help="contact sheet to write, .png or .html")] = None,
 ) -> None:
@@ -137,7 +138,8 @@ def search(
     with progress_bar("reading vectors", console) as report, Gallery.open(gallery, progress=report) as opened:
         query = Query.from_item(opened, item) if item else Query.from_image(str(image), modality, opened.embedder())
         again = rerank if refine is None else NFormerReranker.open(refine, opened)
-        result = opened.search(query, use=use, k=top, where=where, rerank=again, include_below=below)
+        how: dict[str, Any] = {"rerank": again, "rerank_top": rerank_top, "include_below": below}
+        result = opened.search(query, use=use, k=top, where=where, **how)
         if sheet is not None:
             contact_sheet(opened, result, sheet, use)
     _print_candidates(result)

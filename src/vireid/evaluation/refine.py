@@ -167,10 +167,10 @@ def rerank_top(
         items: (B, n, D) features of the gallery.
         query_modality: (B,); default: all infrared.
         item_modality: (B, n); default: all visible.
-        options: draws and seed of the landmarks; they are drawn among the items.
+        options: draws and seed of the landmarks, which are drawn among the items, and `blend`.
 
     Returns:
-        (B, n) cosines of refined features, on the CPU, higher is better.
+        (B, n) cosines of refined features, blended with the encoder's, on the CPU, higher is better.
     """
     options = options or RefineOptions()
     batch, n = items.shape[:2]
@@ -180,7 +180,8 @@ def rerank_top(
     tokens = refiner.tokens(torch.cat([query[:, None], items], 1).to(device).flatten(0, 1)).view(batch, n + 1, -1)
     modality = torch.cat([first[:, None], others], 1).to(device)
     parts = zip(tokens.split(SEQUENCES), modality.split(SEQUENCES), strict=True)
-    return torch.cat([_local_scores(refiner, *part, options) for part in parts]).cpu()
+    refined = torch.cat([_local_scores(refiner, *part, options) for part in parts]).cpu()
+    return torch.lerp(F.cosine_similarity(query[:, None], items, dim=2).cpu(), refined, options.blend)
 
 
 def _local_scores(refiner: NFormer, tokens: Tensor, modality: Tensor, options: RefineOptions) -> Tensor:
