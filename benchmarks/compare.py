@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 import typer
 from rich.console import Console
+from rich.progress import track
 
 import results_page
 from ladder import RESULTS, Results, Run, definition, trained
@@ -62,15 +62,25 @@ def run(
 
 
 @app.command()
-def cost(root: Root, steps: int = 8) -> None:
-    """Measure each method's training step and embedding on one resident batch, the median of some steps."""
+def cost(root: Root, rounds: int = 8) -> None:
+    """Measure each method's training step and embedding on one resident batch, in milliseconds an image.
+
+    What is kept is the median of some rounds over all methods, so that what else the machine does meets all alike.
+    """
+    recipes = {
+        name: load_recipe(packaged_recipe(definition(name)["recipe"], "synthetic"), root=root) for name in LADDERS
+    }
+    embedding = {
+        name: recipe for name, recipe in recipes.items() if not issubclass(method_class(recipe.method), Refiner)
+    }
+    made = {name: prepared(recipe) for name, recipe in embedding.items()}
     costs: dict[str, Any] = {"cpu": cpu_model(), "commit": git_commit(), "threads": torch.get_num_threads()}
-    for ladder in LADDERS:
-        recipe = load_recipe(packaged_recipe(definition(ladder)["recipe"], "synthetic"), root=root)
-        if not issubclass(method_class(recipe.method), Refiner):
-            with kept_memory(torch.device("cpu")):
-                costs[ladder] = measured(*prepared(recipe), steps)
-            Console().print(ladder, costs[ladder])
+    with kept_memory(torch.device("cpu")):
+        times = [{name: measured(*pair) for name, pair in made.items()} for _ in track(range(rounds + 1))]
+    for name, (method, _) in made.items():
+        found = np.median([list(one[name].values()) for one in times[1:]], axis=0)  # the first round warms up
+        costs[name] = {**dict(zip(times[0][name], found.round(2).tolist(), strict=True)), "dim": method.embedding_dim}
+        Console().print(name, costs[name])
     write_text(COST, json.dumps(costs, indent=1) + "\n")
 
 
@@ -90,33 +100,24 @@ def prepared(recipe: Recipe) -> tuple[Method, Batch]:
     return method, replace(batch, images=batch.images.contiguous(memory_format=torch.channels_last))
 
 
-def measured(method: Method, batch: Batch, steps: int) -> dict[str, float]:
-    """Return milliseconds an image of a training step and of an embedding, and the vector's width."""
-
-    def step() -> None:
-        for phase in method.phases:
-            if terms := method.losses(batch, phase):
-                torch.stack(list(terms.values())).sum().backward()
-        method.after_step()
-
-    seconds = median_seconds(step, steps)
+def measured(method: Method, batch: Batch) -> dict[str, float]:
+    """Return milliseconds an image of one training step and of one embedding."""
+    method.train()
+    started = time.perf_counter()
+    for phase in method.phases:
+        if terms := method.losses(batch, phase):
+            torch.stack(list(terms.values())).sum().backward()
+    method.after_step()
+    trained_at = time.perf_counter()
     side = {name: field for name in method.side_inputs if (field := getattr(batch, name)) is not None}
     method.eval()
     with torch.inference_mode():
-        embedding = median_seconds(lambda: method.features(batch.images, batch.modality, **side), steps)
-    per_image = {"train_ms": 1000 * seconds / len(batch), "embed_ms": 1000 * embedding / len(batch)}
-    return {**{name: round(value, 2) for name, value in per_image.items()}, "dim": method.embedding_dim}
-
-
-def median_seconds(call: Callable[[], object], steps: int) -> float:
-    """Return the median time of some calls after one to warm up."""
-    call()
-    seconds = []
-    for _ in range(steps):
-        started = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - started)
-    return float(np.median(seconds))
+        method.features(batch.images, batch.modality, **side)
+    ended = time.perf_counter()
+    return {
+        "train_ms": 1000 * (trained_at - started) / len(batch),
+        "embed_ms": 1000 * (ended - trained_at) / len(batch),
+    }
 
 
 if __name__ == "__main__":
