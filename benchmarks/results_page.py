@@ -87,7 +87,8 @@ Parts and options of the synthetic recipes (`vireid_best`, MSCLNet's epsilon, NF
 classifiers) were chosen in view of these same figures, which flatter the recipes to that extent. Written by
 `python benchmarks/compare.py write` from the files in `benchmarks/results`, which `compare.py run` and `ladder.py`
 make. A line of one seed has no spread: differences of a few points between such lines mean nothing. An equal seed gives
-equal figures on one machine only: six trainings repeated on another moved by up to 2.7 points of rank-1 and 1.5 of mAP.
+equal figures on one machine only: trainings repeated on another moved by up to 2.7 points of rank-1 and 2.5 of mAP.
+The encoders of NFormer's seeds 1 and 2 are such repetitions, so that its "encoder alone" is not MAUM's line.
 A `+` after a commit: with changes not yet committed. A rung that is the same training as another ladder's, to the bit,
 is trained once and stands in both.
 
