@@ -3,6 +3,8 @@
 import asyncio
 import io
 import json
+import re
+import socket
 import threading
 import zipfile
 from datetime import timedelta
@@ -125,6 +127,45 @@ def test_a_revoked_key_ends_at_once_and_a_key_opens_its_own_gallery_only(own_sit
     assert [answer.status_code for answer in answers] == [200, 401]
     assert http.get("/metrics").status_code == 200
     app.state.service.close()
+
+
+NEW_KEY = '{"user": "eve", "role": "admin"}'
+DECISION = "csrf={csrf}&query=item:c0/0-0&track=t1&purpose=x&case=1&decision=confirm"
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "text"),
+    [
+        ("/v1/keys", "application/json", NEW_KEY),
+        ("/verification", "application/x-www-form-urlencoded", DECISION),
+    ],
+)
+def test_a_key_that_is_revoked_while_the_body_comes_does_nothing(own_site, path, kind, text):
+    site = own_site()
+    site.http.post("/login", data={"key": site.keys["ada"]})
+    csrf = re.search(r'name="csrf" value="([^"]+)"', site.http.get("/").text)[1]
+
+    def body():
+        site.gallery.keys.revoke(site.key_ids["ada"])
+        yield text.replace("{csrf}", csrf).encode()
+
+    answer = site.ask("POST", path, content=body(), headers={"content-type": kind})
+    assert answer.status_code == 401
+    assert "this key has been revoked" in answer.text.lower()
+    assert site.gallery.audit.entries()[-1].entry["action"] == "revoke key"
+
+
+def test_a_body_must_arrive_in_time(own_site):
+    site = own_site(body_seconds=0.2)
+    headers = ("POST /v1/keys HTTP/1.1", "host: x", f"authorization: Bearer {site.keys['ada']}", "content-length: 9")
+    with (
+        serving(site.app) as (server, _),
+        socket.create_connection(server.servers[0].sockets[0].getsockname(), 20) as connection,
+    ):
+        connection.sendall("\r\n".join((*headers, "", "{")).encode())
+        answer = connection.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"within 0.2 seconds" in answer
 
 
 @pytest.mark.parametrize("by", ["item", "vector", "image"])

@@ -72,6 +72,12 @@ class KeyRing:
             self._verified[digest] = row.id
         return _key(row)
 
+    def stands(self, key_id: str) -> bool:
+        """Whether there is a key of this id that has not been revoked."""
+        unrevoked = select(KeyRow.id).where(KeyRow.id == key_id, KeyRow.revoked.is_(None))
+        with self._database.read() as records:
+            return records.execute(unrevoked).first() is not None
+
     def list(self) -> list[Key]:
         """Return all keys, oldest first, revoked ones too."""
         with self._database.read() as records:

@@ -121,10 +121,15 @@ BEARER = Depends(HTTPBearer(auto_error=False, description="An API key, made by `
 
 
 def allowed(role: Role) -> Callable[[Request], Caller]:
-    """Return the dependency of routes that need a role; the guard has verified the key already."""
+    """Return the dependency of routes that need a role.
+
+    The guard has verified the key before the body was read, which may take long: here it must stand still.
+    """
 
     def check(request: Request) -> Caller:
         caller: Caller = request.state.caller
+        if not caller.gallery.keys.stands(caller.key.id):
+            raise HTTPException(401, "this key has been revoked: ask for another", {"www-authenticate": "Bearer"})
         if not caller.key.role.allows(role):
             raise HTTPException(403, f"this needs a key of role {role}, yours is of role {caller.key.role}")
         return caller

@@ -28,6 +28,7 @@ _MEANINGS = {
     401: "No valid API key",
     403: "The key's role does not allow this",
     404: "No such item, track, camera, key, confirmation or search",
+    408: "The body took too long to arrive",
     409: "The request does not fit this gallery, such as a vector of another length",
     413: "The upload is too large",
     415: "The upload is no picture that can be decoded",
@@ -55,7 +56,7 @@ _MENDED = {
 
 def error_responses(*statuses: int) -> Responses:
     """Return what OpenAPI says about a route's errors: these and those that every route with a key can have."""
-    chosen = sorted({*statuses, 400, 401, 403, 409, 422, 429, 503})
+    chosen = sorted({*statuses, 400, 401, 403, 408, 409, 422, 429, 503})
     return {status: {"model": Error, "description": _MEANINGS[status]} for status in chosen}
 
 

@@ -20,6 +20,7 @@ class Limits(Options):
 
     Attributes:
         body_bytes: largest request body.
+        body_seconds: how long a request's body may take to arrive.
         pixels: most pixels of a picture, checked before it is decoded.
         requests: requests at once from all keys, running and waiting; one more gets 503. Apart from them, as many
             without a key.
@@ -34,6 +35,7 @@ class Limits(Options):
     """
 
     body_bytes: int = Field(8 * 2**20, gt=0)
+    body_seconds: float = Field(60, gt=0)
     pixels: int = Field(24_000_000, gt=0)
     requests: int = Field(64, gt=0)
     requests_per_key: int = Field(16, gt=0)
