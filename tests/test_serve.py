@@ -129,6 +129,22 @@ def test_a_revoked_key_ends_at_once_and_a_key_opens_its_own_gallery_only(own_sit
     app.state.service.close()
 
 
+def test_one_gallery_s_failure_is_its_own(own_site, tmp_path, caplog):
+    site = own_site()
+    other = Gallery.create(tmp_path / "other", dim=DIM)
+    _, secret = other.keys.create("eve", "admin")
+    app = create_app([site.gallery, other])
+    http = TestClient(app, raise_server_exceptions=False)
+    assert http.get("/v1/items", headers={"authorization": f"Bearer {site.keys['olga']}"}).status_code == 200
+    Gallery.destroy(site.gallery.location, Use(**WHY))
+    Gallery.create(site.gallery.location, dim=DIM).close()  # what was opened before reads files that are gone
+    for key, status in ((secret, 200), (secret, 200), (site.keys["olga"], 500)):
+        assert http.get("/v1/items", headers={"authorization": f"Bearer {key}"}).status_code == status
+    assert " 0.0" in http.get("/metrics").text.partition(f'vireid_items{{gallery="{other.settings.id}"')[2]
+    assert caplog.text.count("cannot be read") == 1
+    app.state.service.close()
+
+
 NEW_KEY = '{"user": "eve", "role": "admin"}'
 DECISION = "csrf={csrf}&query=item:c0/0-0&track=t1&purpose=x&case=1&decision=confirm"
 

@@ -6,16 +6,13 @@ import hashlib
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, HTTPException, Request
 from fastapi.security import HTTPBearer
-from sqlalchemy.exc import DBAPIError
 
-from vireid.errors import InputError
 from vireid.gallery import Gallery, Key, Role, Use
 
 COOKIE = "vireid_session"
@@ -32,28 +29,6 @@ class Caller:
     def use(self, purpose: str = "", case: str = "") -> Use:
         """Return who uses the gallery and why, for its audit log."""
         return Use(purpose=purpose, case=case, user=self.key.user)
-
-
-def find_caller(galleries: Sequence[Gallery], secret: str) -> Caller | None:
-    """Return whom a secret belongs to: the key of one of these galleries that has not been revoked."""
-    for gallery in galleries:
-        with unless_deleted(gallery):
-            key = gallery.keys.verify(secret)
-            if key is not None:
-                return Caller(gallery, key)
-    return None
-
-
-@contextmanager
-def unless_deleted(gallery: Gallery) -> Iterator[None]:
-    """Leave out a gallery that another process has deleted as a whole; the others are served on."""
-    try:
-        yield
-    except DBAPIError:
-        with suppress(InputError):  # a database that cannot be reached is a failure
-            if not Gallery.exists(gallery.location):
-                return
-        raise
 
 
 @dataclass

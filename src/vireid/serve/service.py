@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
 from PIL import Image
+from sqlalchemy.exc import DBAPIError
 
 from vireid.errors import InputError
 from vireid.gallery import RERANKERS, Gallery, Query, Receipt, Reranker, SearchResult, image_fingerprint
 from vireid.records import Modality
-from vireid.serve.auth import Caller, Sessions, find_caller, unless_deleted
+from vireid.serve.auth import Caller, Sessions
 from vireid.serve.batching import EmbeddingBatcher, Embeds, Vector
 from vireid.serve.errors import found
 from vireid.serve.limits import Buckets, Limits, Load, Refusal
 from vireid.serve.metrics import Metrics
 from vireid.serve.models import SearchOptions, Why
 from vireid.serve.uploads import read_picture
+
+log = logging.getLogger("vireid.serve")
 
 T = TypeVar("T")
 _RECENT = 500
@@ -56,6 +61,7 @@ class Service:
         self._failures = Buckets(limits.failures / 60, limits.failures)
         self._slots = CapacityLimiter(limits.searches)
         self._hashing = CapacityLimiter(1)
+        self._failing: dict[str, DBAPIError] = {}
         self._next_count = 0.0
         self._batchers = {id(gallery): self._batcher(gallery) for gallery in self.galleries}
         self._recent: OrderedDict[tuple[str, str], tuple[SearchResult, Why]] = OrderedDict()
@@ -87,12 +93,12 @@ class Service:
             return
         self._next_count = time.monotonic() + _COUNT_SECONDS
         for gallery in self.galleries:
-            with unless_deleted(gallery):
+            with self._apart(gallery):
                 self.metrics.items.labels(gallery.settings.id).set(await to_thread.run_sync(gallery.count))
 
     async def verify(self, secret: str) -> Caller | None:
         """Return whom a key belongs to."""
-        return await to_thread.run_sync(find_caller, self.galleries, secret, limiter=self._hashing)
+        return await to_thread.run_sync(self._find_caller, secret, limiter=self._hashing)
 
     async def verify_from(self, address: str, secret: str) -> Caller | None:
         """Return whom a key belongs to, counting wrong ones, also those that are sent at the same time.
@@ -107,10 +113,40 @@ class Service:
         async with self._hashing:
             if self._failures.tokens(address) < 1:
                 raise Refusal(429, "failures", "too many wrong keys from this address: wait a minute", 60)
-            caller = await to_thread.run_sync(find_caller, self.galleries, secret)
+            caller = await to_thread.run_sync(self._find_caller, secret)
             if caller is None:
                 self._failures.take(address)
         return caller
+
+    def _find_caller(self, secret: str) -> Caller | None:
+        """Return whom a secret belongs to: the key of one gallery that has not been revoked."""
+        for gallery in self.galleries:
+            with self._apart(gallery):
+                key = gallery.keys.verify(secret)
+                if key is not None:
+                    return Caller(gallery, key)
+        for failure in self._failing.values():
+            raise RuntimeError("a key is unknown to the galleries that can be read, but not all can") from failure
+        return None
+
+    @contextmanager
+    def _apart(self, gallery: Gallery) -> Iterator[None]:
+        """Let no gallery's failure keep others from being served: it is logged once, and noted while it lasts.
+
+        A gallery that another process has deleted as a whole does not fail, it is left out.
+        """
+        name = gallery.settings.id
+        failure: DBAPIError | None = None
+        try:
+            yield
+        except DBAPIError as error:
+            failure = error
+            with suppress(InputError):  # a database that cannot be reached
+                failure = error if Gallery.exists(gallery.location) else None
+        if failure is None:
+            self._failing.pop(name, None)
+        elif self._failing.setdefault(name, failure) is failure:
+            log.error("gallery %s cannot be read, others are served on", name, exc_info=failure)
 
     async def picture(self, data: bytes) -> Image.Image:
         """Decode an upload, see `read_picture`."""
