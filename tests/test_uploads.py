@@ -1,5 +1,6 @@
 """What strangers send: hostile files, bodies, paths and whatever Schemathesis makes up; none of it changes anything."""
 
+import base64
 import io
 import json
 import tempfile
@@ -148,6 +149,15 @@ def test_a_batch_with_one_bad_item_stores_nothing(site, change, status):
     answer = site.ask("POST", "/v1/items", "olga", json=batch)
     assert answer.status_code == status, answer.text
     assert site.state() == before
+
+
+@pytest.mark.parametrize(("side", "count", "status"), [(500, 4, 201), (500, 5, 413), (1001, 1, 413)])
+def test_the_pixels_of_a_request_are_bounded(small_site, side, count, status):
+    crop = base64.b64encode(encoded("PNG", size=(side, side))).decode()
+    entries = [{**NEW, "item": {**NEW["item"], "id": f"x{i}"}, "crop": crop} for i in range(count)]
+    answer = small_site.ask("POST", "/v1/items", json={"items": entries})
+    assert answer.status_code == status, answer.text
+    assert status == 201 or answer.json()["detail"].startswith("the pictures have more than 1,000,000 pixels together")
 
 
 @pytest.mark.parametrize(

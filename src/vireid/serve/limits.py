@@ -21,7 +21,7 @@ class Limits(Options):
     Attributes:
         body_bytes: largest request body.
         body_seconds: how long a request's body may take to arrive.
-        pixels: most pixels of a picture, checked before it is decoded.
+        pixels: most pixels of a request's pictures together, checked before one is decoded.
         requests: requests at once from all keys, running and waiting; one more gets 503. Apart from them, as many
             without a key.
         requests_per_key: requests at once of one key, or of one address without a key; one more gets 429.

@@ -30,7 +30,7 @@ from vireid.serve.models import (
     Why,
 )
 from vireid.serve.service import Shared
-from vireid.serve.uploads import encode_crop, read_picture
+from vireid.serve.uploads import encode_crop, encode_crops
 
 router = APIRouter(prefix="/v1", dependencies=[BEARER])
 _ZIP: Responses = {200: {"content": {"application/zip": {}}, "description": "manifest.json and the crops"}}
@@ -48,7 +48,7 @@ def _add(caller: Caller, entries: list[NewVector], max_pixels: int) -> Added:
     for entry in entries:
         if len(entry.vector) != dim:
             raise InputError(f"the vector of {entry.item.id!r} has {len(entry.vector)} numbers: send {dim}")
-    crops = [None if e.crop is None else encode_crop(read_picture(e.crop, max_pixels)) for e in entries]
+    crops = encode_crops((entry.crop for entry in entries), max_pixels)
     items = [entry.item for entry in entries]
     caller.gallery.add(items, np.array([entry.vector for entry in entries], np.float32), crops, use=caller.use())
     return Added(ids=tuple(item.id for item in items))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from io import BytesIO
 
 import numpy as np
@@ -21,7 +22,7 @@ class UnreadablePicture(InputError):
 
 
 class TooLarge(InputError):
-    """An upload with more pixels than the service takes."""
+    """A request with more pixels than the service takes."""
 
 
 def picture_format(data: bytes) -> str | None:
@@ -67,6 +68,33 @@ def read_picture(data: bytes, max_pixels: int) -> Image.Image:
     except Exception as error:  # decoders answer hostile bytes with exceptions of every kind
         raise UnreadablePicture("the picture is damaged and cannot be decoded: send another copy") from error
     return Image.fromarray(np.asarray(picture))
+
+
+def encode_crops(files: Iterable[bytes | None], max_pixels: int) -> list[bytes | None]:
+    """Return uploads as galleries store crops, None where there is none.
+
+    Args:
+        files: encoded pictures, see `read_picture`.
+        max_pixels: bound on the pixels of all together.
+
+    Raises:
+        UnreadablePicture: as `read_picture`.
+        TooLarge: for too many pixels.
+    """
+    crops: list[bytes | None] = []
+    left = max_pixels
+    for data in files:
+        if data is None:
+            crops.append(None)
+            continue
+        try:
+            picture = read_picture(data, left)
+        except TooLarge:
+            sentence = f"the pictures have more than {max_pixels:,} pixels together: send smaller ones, or fewer"
+            raise TooLarge(sentence) from None
+        left -= picture.width * picture.height
+        crops.append(encode_crop(picture))
+    return crops
 
 
 def encode_crop(picture: Image.Image) -> bytes:
