@@ -13,6 +13,7 @@ from vireid.errors import InputError
 from vireid.gallery import Filter, Gallery, Query, Use
 from vireid.gallery.audit import AuditLog
 from vireid.gallery.types import utc_now
+from vireid.ingest import Outcome, Tally
 
 USE = ["--purpose", "lost child", "--case", "7"]
 
@@ -77,6 +78,14 @@ def test_from_crops_to_an_answer_and_back_to_nothing(run, manifest, tmp_path, mo
     )
     for log in (place, ["--file", tmp_path / "audit.jsonl"]):
         assert f"{len(entries)} entries in order" in call("audit", "verify", *log).output
+
+
+def test_adding_prints_no_password(tmp_path, monkeypatch):
+    gallery = Gallery.create(tmp_path / "station", dim=DIM)
+    monkeypatch.setattr(Gallery, "open", lambda *_, **__: gallery)
+    monkeypatch.setattr("vireid.ingest.ingest", lambda *_, **__: Outcome(Tally(items=3), []))
+    added = call("gallery", "add", tmp_path, "--gallery", "postgresql://ada:secret@db/station").output
+    assert "3 items in postgresql://ada:***@db/station" in added
 
 
 def test_audit_verify_fails_loudly(tmp_path):

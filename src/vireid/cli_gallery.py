@@ -83,6 +83,7 @@ def add(
     Example: `vireid gallery add crops/ --gallery station --bundle best.safetensors --camera gate --modality visible`
     """
     from vireid.gallery import Gallery
+    from vireid.gallery.database import shown
 
     try:
         from vireid.ingest import Plan, ingest
@@ -97,9 +98,8 @@ def add(
         outcome = ingest(target, source, plan, report=lambda done, total, _: report(done, total))
     for notice in outcome.notices:
         console.print(f"[yellow]note:[/yellow] {escape(notice)}", soft_wrap=True, highlight=False)
-    console.print(
-        f"{outcome.tally.items} items in {escape(gallery)}, {outcome.tally.damaged} files skipped", soft_wrap=True
-    )
+    counts = outcome.tally
+    console.print(f"{counts.items} items in {escape(shown(gallery))}, {counts.damaged} files skipped", soft_wrap=True)
 
 
 @gallery_app.command()
