@@ -247,6 +247,10 @@ def test_one_person_rejects(gallery, query, confirmed_first):
 def test_confirmation_errors(gallery):
     with pytest.raises(InputError, match="there is no track 'p9-t9'"):
         gallery.confirmations.propose("sha256:0", "p9-t9", USE)
+    gallery.confirmations.propose("item:p0-t0-0", "p1-t1", USE)
+    gallery.erase(USE, person="person 0")
+    with pytest.raises(InputError, match="there is no item 'p0-t0-0'"):
+        gallery.confirmations.propose("item:p0-t0-0", "p1-t1", USE)
     for call in (gallery.confirmations.get, lambda i: gallery.confirmations.confirm(i, USE)):
         with pytest.raises(InputError, match="there is no confirmation 'x'"):
             call("x")

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from vireid.errors import InputError
 from vireid.gallery.audit import AuditLog
 from vireid.gallery.database import Database, lock_writers
+from vireid.gallery.items import keys_of
 from vireid.gallery.schema import ConfirmationRow, TrackRow
 from vireid.gallery.types import Confirmation, State, Use, from_milliseconds, to_milliseconds, utc_now
 
@@ -40,12 +41,15 @@ class Confirmations:
             use: who and in which case.
 
         Raises:
-            InputError: when there is no such track.
+            InputError: when there is no such track, or the query is an item that is not stored.
         """
         with self._database.write() as session:
             lock_writers(session)
             if session.get(TrackRow, track) is None:
                 raise InputError(f"there is no track {track!r} in this gallery: it may have been deleted")
+            kind, _, asked = query.partition(":")
+            if kind == "item" and not keys_of(session, [asked]):  # the id may be another picture's one day
+                raise InputError(f"there is no item {asked!r} in this gallery: it may have been deleted, search again")
             same = (ConfirmationRow.case == use.case, ConfirmationRow.query == query, ConfirmationRow.track == track)
             row = session.scalars(select(ConfirmationRow).where(*same)).first()
             if row is not None:
