@@ -412,6 +412,21 @@ def test_create_errors(tmp_path, place, options, sentence):
     assert not (tmp_path / "g" / "records.sqlite3").exists()
 
 
+@pytest.mark.parametrize("step", ["AuditLog.beside", "AuditLog.append", "insert"])
+def test_a_creation_that_is_cut_short_leaves_no_gallery(location, monkeypatch, step):
+    def killed(*_, **__):
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"vireid.gallery.gallery.{step}", killed)
+        with pytest.raises(ZeroDivisionError):
+            Gallery.create(location, dim=DIM)
+    assert not Gallery.exists(location)
+    with Gallery.create(location, dim=DIM) as gallery:
+        assert gallery.refresh() == 0
+        assert {entry.entry["action"] for entry in gallery.audit.entries()} == {"create"}
+
+
 def test_open_errors(tmp_path):
     with pytest.raises(InputError, match=r"there is no gallery at .*: make one with vireid gallery create"):
         Gallery.open(tmp_path / "nowhere")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -194,8 +194,8 @@ def lock_writers(session: Session) -> None:
     session.execute(update(StateRow).values(revision=StateRow.revision))
 
 
-def create(location: str | Path) -> Database:
-    """Make the tables of a new gallery.
+def create(location: str | Path, fill: Callable[[Connection], None]) -> Database:
+    """Make the tables of a new gallery and what `fill` puts into them: all of it, or nothing.
 
     Raises:
         InputError: when there is one already.
@@ -207,6 +207,7 @@ def create(location: str | Path) -> Database:
         if _version(connection) is not None:
             raise InputError(f"there is a gallery at {shown(location)} already: open it, or choose another place")
         _upgrade(connection)
+        fill(connection)
     return database
 
 

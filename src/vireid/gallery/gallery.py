@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sqlalchemy import ColumnElement, select, true
+from sqlalchemy import ColumnElement, Connection, insert, select, true
 
 from vireid.errors import InputError
 from vireid.gallery import database as db
@@ -26,7 +27,7 @@ from vireid.gallery.keys import KeyRing
 from vireid.gallery.query import Query
 from vireid.gallery.removal import Action, expired, remove
 from vireid.gallery.reranking import Reranker
-from vireid.gallery.schema import CheckpointRow, ItemRow
+from vireid.gallery.schema import CheckpointRow, ItemRow, SettingRow
 from vireid.gallery.search import SearchOptions, search
 from vireid.gallery.settings import (
     changed_settings,
@@ -109,13 +110,16 @@ class Gallery(Catalogue):
             retention_days=retention_days,
             require_purpose=require_purpose,
         )
-        database = db.create(location)
-        if settings.bundle:
-            settings = with_own_bundle(location, settings)
-        store_document(database, "settings", settings.model_dump(mode="json"))
-        gallery = cls(location, database)
-        gallery.audit.append("create", None, details=settings.model_dump(mode="json"))
-        gallery.audit.check(location, database)
+
+        def fill(records: Connection) -> None:
+            own = with_own_bundle(location, settings) if settings.bundle else settings
+            document = own.model_dump(mode="json")
+            with closing(AuditLog.beside(location, own)) as log:
+                log.append("create", None, details=document)
+            records.execute(insert(SettingRow), {"name": "settings", "value": document})
+
+        gallery = cls(location, db.create(location, fill))
+        gallery.audit.check(location, gallery.database)
         return gallery
 
     @classmethod

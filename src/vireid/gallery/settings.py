@@ -78,7 +78,8 @@ def read_settings(database: Database, location: str | Path) -> Settings:
     """Return a gallery's settings; where its folder lies now, there is its own bundle."""
     document = read_document(database, "settings")
     if document is None:
-        raise InputError(f"the gallery at {shown(location)} was not made to the end: delete it and make it again")
+        remedy = "delete its files or tables, and make it again"
+        raise InputError(f"the gallery at {shown(location)} holds no settings: {remedy}")
     if not is_url(location) and (own := _own_bundle(location)).is_file():
         document = document | {"bundle": str(own)}
     return _validated(location, document)
