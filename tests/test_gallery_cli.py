@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from gallery_people import DIM, make_jpeg, make_people
 from vireid.cli import app
 from vireid.errors import InputError
-from vireid.gallery import Filter, Gallery, Query, Use
+from vireid.gallery import Camera, Filter, Gallery, Query, Use
 from vireid.gallery.audit import AuditLog
 from vireid.gallery.types import utc_now
 from vireid.ingest import Outcome, Tally
@@ -86,6 +86,25 @@ def test_adding_prints_no_password(tmp_path, monkeypatch):
     monkeypatch.setattr("vireid.ingest.ingest", lambda *_, **__: Outcome(Tally(items=3), []))
     added = call("gallery", "add", tmp_path, "--gallery", "postgresql://ada:secret@db/station").output
     assert "3 items in postgresql://ada:***@db/station" in added
+
+
+@pytest.mark.parametrize(
+    ("options", "changed"),
+    [
+        (["--place", "south"], {"place": "south"}),
+        (["--retention-days", "7"], {"retention_days": 7}),
+        (["--retention-days", "none", "--purpose", "theft"], {"retention_days": None, "purpose": "theft"}),
+    ],
+)
+def test_describing_a_camera_again_keeps_what_is_not_given(tmp_path, options, changed):
+    gate = Camera(id="gate", place="north", purpose="lost persons", legal_basis="consent", retention_days=3)
+    with Gallery.create(tmp_path / "station", dim=DIM) as gallery:
+        gallery.cameras.put(gate)
+    call("gallery", "cameras", "describe", "gate", "--gallery", tmp_path / "station", *options)
+    with Gallery.open(tmp_path / "station") as gallery:
+        assert gallery.cameras.list() == [gate.model_copy(update=changed)]
+        details = gallery.audit.entries()[-1].entry["details"]
+    assert details == {**gate.model_dump(), **changed, "before": gate.model_dump()}
 
 
 def test_audit_verify_fails_loudly(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -173,22 +173,25 @@ def cameras_list(gallery: GalleryOption) -> None:
 def cameras_describe(
     camera: Annotated[str, typer.Argument(help="id of the camera")],
     gallery: GalleryOption,
-    place: Annotated[str, typer.Option(help="where it stands")],
-    purpose: Annotated[str, typer.Option(help="what it films for")],
-    legal_basis: Annotated[str, typer.Option(help="on what legal basis")],
-    retention_days: Annotated[float | None, typer.Option(help="default: the gallery's")] = None,
+    place: Annotated[str | None, typer.Option(help="where it stands")] = None,
+    purpose: Annotated[str | None, typer.Option(help="what it films for")] = None,
+    legal_basis: Annotated[str | None, typer.Option(help="on what legal basis")] = None,
+    retention_days: Annotated[str | None, typer.Option(help="days, or none: as long as the gallery's")] = None,
 ) -> None:
-    """Enter a camera in the register, or replace what it says.
+    """Enter a camera in the register, or change what is said of it; what is left out stays as it is.
 
     Example: `vireid gallery cameras describe gate --gallery station --place "north gate" --purpose "lost persons"
     --legal-basis "GDPR Art. 6(1)(e)" --retention-days 3`
     """
     from vireid.gallery import Camera, Gallery
 
-    texts = {"place": place, "purpose": purpose, "legal_basis": legal_basis}
-    entry = checked(Camera, {"id": camera, "retention_days": retention_days, **texts}, "cannot use")
+    told = {"place": place, "purpose": purpose, "legal_basis": legal_basis, "retention_days": retention_days}
+    given: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
+    if retention_days == "none":
+        given["retention_days"] = None
     with Gallery.open(gallery) as opened:
-        opened.cameras.put(entry)
+        known = next((entry.model_dump() for entry in opened.cameras.list() if entry.id == camera), {"id": camera})
+        opened.cameras.put(checked(Camera, known | given, "cannot use"))
     console.print(f"camera {escape(camera)} is in the register", soft_wrap=True)
 
 

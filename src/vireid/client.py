@@ -219,7 +219,7 @@ class Client:
         return self._ask(list[Camera], "GET", "/v1/cameras")
 
     def put_camera(self, camera: Camera) -> Camera:
-        """Enter a camera, or replace what the register says about it."""
+        """Enter a camera, or replace all that the register says about it."""
         body = camera.model_dump(mode="json", exclude={"id"})
         return self._ask(Camera, "PUT", f"/v1/cameras/{_id(camera.id)}", json=body)
 

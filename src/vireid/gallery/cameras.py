@@ -40,12 +40,15 @@ class CameraRegister:
     def put(self, camera: Camera, *, use: Use | None = None) -> None:
         """Enter a camera, or replace what the register says about it.
 
-        The audit log has it before it is done; `use` says who does, whoever is logged in by default.
+        The audit log has it before it is done, and what the register said until then; `use` says who does, whoever is
+        logged in by default.
         """
         with self._database.write() as session:
+            row = session.get(CameraRow, camera.id)
+            before = None if row is None else _camera(row).model_dump(mode="json")
+            details = camera.model_dump(mode="json") | {"before": before}
             session.merge(CameraRow(**camera.model_dump()))
-            told = camera.model_dump(mode="json")
-            self._audit.append("describe camera", use or Use(purpose="", case=""), details=told)
+            self._audit.append("describe camera", use or Use(purpose="", case=""), details=details)
 
 
 def _camera(row: Any) -> Camera:

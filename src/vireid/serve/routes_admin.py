@@ -75,7 +75,7 @@ async def cameras(caller: Viewer, service: Shared) -> list[Camera]:
 
 @router.put("/cameras/{id:path}", tags=["gallery"], responses=error_responses(413))
 async def describe_camera(id: Name, entry: CameraEntry, caller: Admin, service: Shared) -> Camera:
-    """Enter a camera, or replace what the register says about it."""
+    """Enter a camera, or replace all that the register says about it: what is left out becomes empty."""
     camera = entry.of(id)
     await service.run(caller.gallery.cameras.put, camera, use=caller.use())
     return camera
