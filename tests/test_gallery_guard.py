@@ -34,6 +34,7 @@ from vireid.gallery import (
 )
 from vireid.gallery.audit import audit_file
 from vireid.gallery.calibration import fit_calibration, thin
+from vireid.gallery.database import Database
 from vireid.records import Records
 from vireid.serve.models import CameraEntry
 
@@ -121,6 +122,26 @@ def test_the_log_is_append_only_and_outlives_the_gallery(gallery):
     assert log.verify().broken is None
     with pytest.raises(InputError, match="there is no audit log"):
         AuditLog.beside(gallery.location.parent / "other")
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_log_is_checked_without_writing(gallery, monkeypatch, writable):
+    gallery.close()
+    file = audit_file(gallery.location)
+    before = file.read_bytes()
+    monkeypatch.setattr("os.access", lambda *_: writable)
+    monkeypatch.setattr(Database, "write", lambda _: pytest.fail("the log was opened for writing"))
+    log = AuditLog.beside(gallery.location)
+    assert log.verify().entries == log.export(io.StringIO()) == 2
+    assert file.with_name(f"{file.name}-wal").exists() is writable
+    log.close()
+    assert file.read_bytes() == before
+
+
+def test_a_database_without_a_log_is_no_empty_log(tmp_path):
+    sqlite3.connect(tmp_path / "g.audit.sqlite3").close()
+    with pytest.raises(InputError, match=r"there is no audit log in .*/g.audit.sqlite3"):
+        AuditLog.beside(tmp_path / "g")
 
 
 def make_log(gallery, count=4):

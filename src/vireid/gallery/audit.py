@@ -13,7 +13,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from vireid.errors import InputError
 from vireid.gallery.chain import GENESIS, PRUNE, AuditEntry, Verification, canonical, chain, verify_lines
-from vireid.gallery.database import Database, is_url, records_url, sqlite_url
+from vireid.gallery.database import Database, is_url, readable_url, records_url, shown, sqlite_url
 from vireid.gallery.schema import Long, SettingRow
 from vireid.gallery.types import Settings, Use, utc_now
 
@@ -85,13 +85,14 @@ class AuditLog:
     def beside(cls, location: str | Path, gallery: Settings | None = None) -> AuditLog:
         """Open the log of the gallery at `location`, whether the gallery is still there or not.
 
+        Without a `gallery` nothing is written, so that whoever may only read the log can check it.
+
         Raises:
             InputError: when there is no log, and no gallery to begin one for.
         """
-        url = records_url(location) if is_url(location) else sqlite_url(audit_file(location))
-        if gallery is None and not is_url(location) and not audit_file(location).exists():
-            raise InputError(f"there is no audit log {audit_file(location)}: name the gallery's folder as it was")
-        database = Database(url)
+        if gallery is None:
+            return cls(_existing(location))
+        database = Database(records_url(location) if is_url(location) else sqlite_url(audit_file(location)))
         with database.write() as session:
             if not inspect(session.connection()).has_table(AuditRow.__tablename__):
                 _Base.metadata.create_all(session.connection())
@@ -229,6 +230,18 @@ class AuditLog:
             statement = select(AuditRow).order_by(AuditRow.seq).execution_options(yield_per=1000)
             for row in log.execute(statement):
                 yield f'{{"seq":{row.seq},"previous":"{row.previous}","hash":"{row.hash}","entry":{row.entry}}}'
+
+
+def _existing(location: str | Path) -> Database:
+    file = audit_file(location)
+    if not is_url(location) and not file.exists():
+        raise InputError(f"there is no audit log {file}: name the gallery's folder as it was")
+    database = Database(records_url(location) if is_url(location) else readable_url(file))
+    with database.read() as log:
+        if not inspect(log).has_table(AuditRow.__tablename__):
+            where = shown(location) if is_url(location) else file
+            raise InputError(f"there is no audit log in {where}: name the gallery as it was")
+    return database
 
 
 def audit_file(location: str | Path) -> Path:

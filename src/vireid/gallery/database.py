@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, delete, event, inspect, make_url, text, update
 from sqlalchemy.engine import URL
@@ -72,6 +73,16 @@ def records_url(location: str | Path) -> URL:
 def sqlite_url(file: Path) -> URL:
     """Return the URL of a SQLite file."""
     return URL.create("sqlite", database=str(file.expanduser()))
+
+
+def readable_url(file: Path) -> URL:
+    """Return the URL of a SQLite file that is only read.
+
+    Where SQLite may not make its write-ahead log and there is none, it must take the file as it stands.
+    """
+    if file.with_name(f"{file.name}-wal").exists() or all(os.access(path, os.W_OK) for path in (file, file.parent)):
+        return sqlite_url(file)
+    return URL.create("sqlite", database=f"file:{quote(str(file))}", query={"immutable": "1", "uri": "true"})
 
 
 def connect(url: URL) -> Engine:
