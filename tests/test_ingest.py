@@ -422,6 +422,23 @@ def test_a_folder_goes_on_with_what_is_new(tmp_path, crops):
     assert {row["time"] for row, *_ in after.values()} == {NOON}
 
 
+@pytest.mark.parametrize("batch", [1, 256])
+def test_a_track_under_verification_keeps_no_other_from_being_stored(tmp_path, crops, batch):
+    run(tmp_path / "g", crops)
+    with Gallery.open(tmp_path / "g") as gallery:
+        track = next(track.id for track in gallery.tracks() if track.id.endswith("/0001"))
+        gallery.confirmations.propose("sha256:0", track, Use(purpose="why", case="9"))
+    for name in ("0001/new.png", "0001/newer.png", "0002/new.png", "0003/new.png"):
+        (crops / name).parent.mkdir(exist_ok=True)
+        Image.open(crops / "lone.png").save(crops / name)
+    outcome = run(tmp_path / "g", crops, batch=batch)
+    assert f"2 new pictures of track {track} were left out, as people are verifying it" in outcome.notices[-1]
+    assert (outcome.tally.items, outcome.tally.tracks) == (6, 4)
+    with Gallery.open(tmp_path / "g") as gallery:
+        assert {t.id.rsplit("/", 1)[1]: t.items for t in gallery.tracks()}.items() >= {"0001": 2, "0003": 1}.items()
+        assert gallery.count() == 6
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

@@ -12,6 +12,7 @@ from vireid.gallery.calibration import Calibration, PairCalibration, calibrate
 from vireid.gallery.chain import AuditEntry, Verification, verify_lines
 from vireid.gallery.export import export_subject
 from vireid.gallery.gallery import Gallery
+from vireid.gallery.items import UnderVerification
 from vireid.gallery.query import Query, image_fingerprint
 from vireid.gallery.reranking import RERANKERS, NFormerReranker, Reranker
 from vireid.gallery.search import SearchOptions
@@ -61,6 +62,7 @@ __all__ = [
     "Settings",
     "State",
     "Track",
+    "UnderVerification",
     "Use",
     "Verification",
     "calibrate",

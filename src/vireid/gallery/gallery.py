@@ -222,7 +222,8 @@ class Gallery(Catalogue):
 
         Raises:
             InputError: for vectors of another shape, norm or with NaN, crops that are no JPEG, an id twice, or a
-                track before two cameras, or another vector, picture or track for an item that people are verifying.
+                track before two cameras.
+            UnderVerification: for another vector, picture or track for an item that people are verifying.
         """
         pictures = list(crops) if crops is not None else [None] * len(items)
         blobs = store.to_blobs(_checked(vectors, len(items), self.settings.dim), self.settings.dtype)

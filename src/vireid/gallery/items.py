@@ -60,6 +60,18 @@ _TRACKS = (
 )
 
 
+class UnderVerification(InputError):
+    """People are verifying, or have verified, what an item would change.
+
+    Attributes:
+        item: its id.
+    """
+
+    def __init__(self, sentence: str, item: str) -> None:
+        super().__init__(sentence)
+        self.item = item
+
+
 def conditions(where: Filter) -> list[ColumnElement[bool]]:
     """Compile a filter."""
     found: list[ColumnElement[bool]] = []
@@ -91,7 +103,8 @@ def put_items(
         by id, of the items that changed in anything, the SHA-256 of the picture before, None without one.
 
     Raises:
-        InputError: when a track would span two cameras or modalities, or people have looked at what would change.
+        InputError: when a track would span two cameras or modalities.
+        UnderVerification: when people have looked at what would change.
     """
     replaced = _replaced(session, items, blobs, crops)
     _put_cameras_and_tracks(session, items)
@@ -227,9 +240,10 @@ def _replaced(
         track, which = found.track, "which people are verifying"
         if found.track not in touched:
             track, which = changed[item].track, "and people are verifying a search by it"
-        raise InputError(
+        raise UnderVerification(
             f"item {item!r} belongs to track {track!r}, {which}: "
-            "store the new picture under another id and track, or erase the track first"
+            "store the new picture under another id and track, or erase the track first",
+            item,
         )
     return {id: None if row.jpeg is None else hashlib.sha256(row.jpeg).hexdigest() for id, row in changed.items()}
 

@@ -128,7 +128,7 @@ def _store(
         if stored:
             tally.add_track(modality, stored)
     writer.flush()
-    return Outcome(tally, notices)
+    return writer.outcome(tally, notices)
 
 
 def _read(source: Source, modality: Modality, prefix: str, plan: Plan) -> tuple[NewItem, Pixels]:

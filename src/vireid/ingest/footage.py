@@ -87,7 +87,7 @@ def ingest_video(
                 report(video.index, min(video.frames, plan.max_frames or video.frames), run.tally)
         run.tally.frames, run.tally.damaged = video.index, video.damaged
         run.finish()
-    return Outcome(run.tally, notices + _findings(path, video, plan, run.tally))
+    return run.writer.outcome(run.tally, notices + _findings(path, video, plan, run.tally))
 
 
 class _Run:

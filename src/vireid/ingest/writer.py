@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vireid.errors import InputError
-from vireid.gallery import Gallery, Item, NewItem, Use
+from vireid.gallery import Gallery, Item, NewItem, UnderVerification, Use
 from vireid.ingest.crops import prepare, to_jpeg
+from vireid.ingest.plan import Outcome, Tally
 from vireid.records import Modality
 
 Embed = Callable[[list[NDArray[np.uint8]], Modality], NDArray[np.float32]]
@@ -29,6 +32,7 @@ class Writer:
     def __init__(self, gallery: Gallery, use: Use | None, embed: Embed | None = None) -> None:
         self._gallery, self._use = gallery, use
         self._embed: Embed = embed or gallery.embedder().embed
+        self._refused: Counter[str] = Counter()
         self._pending: list[tuple[NewItem, NDArray[np.uint8]]] = []
 
     def __len__(self) -> int:
@@ -39,7 +43,7 @@ class Writer:
         self._pending.append((item, prepare(image, item.modality)))
 
     def flush(self, checkpoint: tuple[str, dict[str, Any]] | None = None) -> None:
-        """Embed what is new and commit it, together with the checkpoint.
+        """Embed what is new and commit it, together with the checkpoint, but for tracks that people are verifying.
 
         Raises:
             InputError: for an item that is stored with another camera, modality or time.
@@ -52,8 +56,36 @@ class Writer:
         images = [image for _, image in new]
         vectors = self._vectors(images, np.array([item.modality for item, _ in new], dtype=np.int64))
         crops = [to_jpeg(image) for image in images]
-        self._gallery.add([item for item, _ in new], vectors, crops, checkpoint=checkpoint, use=self._use)
+        self._add([item for item, _ in new], vectors, crops, checkpoint)
         self._pending = []
+
+    def outcome(self, tally: Tally, notices: list[str]) -> Outcome:
+        """Return what an ingest did that has put `tally.items`, less what was refused, which the notices say."""
+        remedy = "store them as another track, or erase the track first"
+        refused = [
+            f"{count} new pictures of track {track} were left out, as people are verifying it: {remedy}"
+            for track, count in self._refused.items()
+        ]
+        return Outcome(replace(tally, items=tally.items - self._refused.total()), notices + refused)
+
+    def _add(
+        self,
+        items: list[NewItem],
+        vectors: NDArray[np.float32],
+        crops: list[bytes],
+        checkpoint: tuple[str, dict[str, Any]] | None,
+    ) -> None:
+        rows = list(range(len(items)))
+        track_of = {item.id: item.track or item.id for item in items}
+        while True:
+            new, pictures = [items[row] for row in rows], [crops[row] for row in rows]
+            try:
+                self._gallery.add(new, vectors[rows], pictures, checkpoint=checkpoint, use=self._use)
+                return
+            except UnderVerification as refusal:
+                track = track_of[refusal.item]
+                rows = [row for row in rows if track_of[items[row].id] != track]
+                self._refused[track] += len(new) - len(rows)
 
     def _vectors(self, images: list[NDArray[np.uint8]], modality: NDArray[np.int64]) -> NDArray[np.float32]:
         out = np.zeros((len(images), self._gallery.settings.dim), dtype=np.float32)
