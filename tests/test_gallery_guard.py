@@ -35,6 +35,7 @@ from vireid.gallery import (
 from vireid.gallery.audit import audit_file
 from vireid.gallery.calibration import fit_calibration, thin
 from vireid.gallery.database import Database
+from vireid.gallery.items import ids_digest, remove_items
 from vireid.records import Records
 from vireid.serve.models import CameraEntry
 
@@ -330,6 +331,30 @@ def test_what_is_deleted_is_gone_from_records_and_search(gallery, query, call, l
     receipt = call(gallery)
     assert gallery.count() == gallery.refresh() == left == 36 - receipt.items
     assert (gallery.nearest(query.vector[None], 100).keys >= 0).sum() == left
+
+
+def test_a_deletion_goes_in_batches_and_on_after_a_crash(gallery, monkeypatch):
+    sizes = []
+
+    def killed_at_the_third(session, revision, *where):
+        if len(sizes) == 2:
+            raise ZeroDivisionError
+        removed = remove_items(session, revision, *where)
+        sizes.append(len(removed.ids))
+        return removed
+
+    ids = [item.id for item in gallery.items(Filter(cameras=("yard",)))]
+    before = gallery.stats().revision
+    monkeypatch.setattr("vireid.gallery.removal.BATCH", 7)
+    with monkeypatch.context() as patch:
+        patch.setattr("vireid.gallery.removal.remove_items", killed_at_the_third)
+        with pytest.raises(ZeroDivisionError):
+            gallery.erase(USE, camera="yard")
+    assert (sizes, gallery.stats().revision - before, gallery.count()) == ([7, 7], 2, 22)
+    assert gallery.audit.entries()[-1].entry["details"] == {"begin": True, "scope": {"camera": "yard"}}
+    assert gallery.erase(USE, camera="yard").items_sha256 == ids_digest(ids[14:])
+    receipt = gallery.erase(USE, camera="gate")
+    assert (receipt.items, receipt.crops, receipt.tracks, gallery.refresh()) == (18, 18, 6, 0)
 
 
 @pytest.mark.parametrize(

@@ -203,12 +203,11 @@ def from_blobs(blobs: Sequence[bytes], dtype: str, dim: int) -> NDArray[np.float
 
 @dataclass(frozen=True)
 class Removed:
-    """What `remove_items` deleted."""
+    """What `remove_items` deleted: the items' ids, and how many crops and tracks."""
 
-    items: int
+    ids: list[str]
     crops: int
     tracks: int
-    items_sha256: str
 
 
 def remove_items(session: Session, revision: int, *where: ColumnElement[bool]) -> Removed:
@@ -219,8 +218,8 @@ def remove_items(session: Session, revision: int, *where: ColumnElement[bool]) -
     session.execute(delete(ItemRow).where(among(ItemRow.key, keys)))
     if keys:
         session.execute(insert(DeletionRow), [{"key": key, "revision": revision} for key in keys])
-    digest = ids_digest(row.id for row in rows)
-    return Removed(len(rows), crops, _drop_empty_tracks(session, {row.track for row in rows}), digest)
+    tracks = _drop_empty_tracks(session, {row.track for row in rows})
+    return Removed([row.id for row in rows], crops, tracks)
 
 
 def _replaced(

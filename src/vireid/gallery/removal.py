@@ -6,7 +6,7 @@ is checkpointed and cut to nothing; PostgreSQL rewrites its tables (`VACUUM FULL
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -14,11 +14,15 @@ from sqlalchemy import ColumnElement, and_, delete, false, or_, select
 
 from vireid.gallery.audit import AuditLog
 from vireid.gallery.database import Database, bump
-from vireid.gallery.items import remove_items
+from vireid.gallery.items import Removed, ids_digest, remove_items
 from vireid.gallery.schema import ConfirmationRow, ItemRow
+from vireid.gallery.sql import among
 from vireid.gallery.types import Camera, Receipt, Use, to_milliseconds, utc_now
 
 Action = Literal["delete", "retain", "erase", "destroy"]
+
+BATCH = 1000
+"""Items deleted in one transaction."""
 
 _HELD = "another process held the files: run `vireid gallery maintain` when it has ended"
 _ELSEWHERE = {
@@ -38,27 +42,40 @@ def remove(
 ) -> Receipt:
     """Delete the items that meet all conditions, and the confirmations of searches by them, and write it down.
 
-    The log gets an entry before and one after, so that a deletion cut short by a crash is in it too.
+    Items go in batches, so that a large deletion neither fills the disk nor keeps others from writing for long. The
+    log gets an entry before and one after, so that a deletion cut short by a crash is in it too; the same again goes
+    on with what is left.
     """
     started = utc_now()
     audit.append(action, use, details={"begin": True, "scope": scope})
-    with database.write() as session:
-        revision = bump(session)
-        asked = select("item:" + ItemRow.id).where(*conditions)
-        session.execute(delete(ConfirmationRow).where(ConfirmationRow.query.in_(asked)))
-        removed = remove_items(session, revision, *conditions)
+    with database.read() as records:
+        keys = records.scalars(select(ItemRow.key).where(*conditions).order_by(ItemRow.key)).all()
+    batches = [_remove_batch(database, keys[i : i + BATCH], conditions) for i in range(0, len(keys), BATCH)]
+    ids = [item for batch in batches for item in batch.ids]
     purged = database.purge()
     receipt = Receipt(
         action=action,
         scope=scope,
         user=use.user,
         time=utc_now(),
-        **asdict(removed),
+        items=len(ids),
+        crops=sum(batch.crops for batch in batches),
+        tracks=sum(batch.tracks for batch in batches),
+        items_sha256=ids_digest(ids),
         purged=purged,
         remarks=_ELSEWHERE[database.engine.dialect.name] if purged else _HELD,
     )
     entry = audit.append(action, use, started=started, details={"receipt": receipt.model_dump(mode="json")})
     return receipt.model_copy(update={"entry": entry.hash})
+
+
+def _remove_batch(database: Database, keys: Sequence[int], conditions: Sequence[ColumnElement[bool]]) -> Removed:
+    which = (among(ItemRow.key, keys), *conditions)  # what was replaced meanwhile may not meet them any more
+    with database.write() as session:
+        revision = bump(session)
+        asked = select("item:" + ItemRow.id).where(*which)
+        session.execute(delete(ConfirmationRow).where(ConfirmationRow.query.in_(asked)))
+        return remove_items(session, revision, *which)
 
 
 def expired(now: datetime, days: float | None, cameras: list[Camera]) -> ColumnElement[bool]:

@@ -208,11 +208,12 @@ class Service:
 
     async def remove(self, caller: Caller, remove: Callable[..., Receipt], *arguments: Any, **named: Any) -> Receipt:
         """Call one of the gallery's deletions, and forget the answers that may still speak of what it deleted."""
-        receipt = await self.run(remove, *arguments, **named)
-        gallery = caller.gallery.settings.id
-        for known in [known for known in self._recent if known[0] == gallery]:
-            del self._recent[known]
-        return receipt
+        try:
+            return await self.run(remove, *arguments, **named)
+        finally:  # one that fails may have deleted some
+            gallery = caller.gallery.settings.id
+            for known in [known for known in self._recent if known[0] == gallery]:
+                del self._recent[known]
 
     def close(self) -> None:
         """Finish what waits and close the galleries."""
