@@ -14,7 +14,8 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from serve_site import DAY, WHY, Site, encoded, serving
-from vireid.gallery import Camera, Gallery, NewItem
+from vireid.gallery import Camera, Gallery, NewItem, Use
+from vireid.gallery.confirmations import Confirmations
 from vireid.serve import Limits, create_app
 from vireid.serve.page.forms import FilterForm
 from vireid.synth.difficulty import PRESETS
@@ -180,6 +181,22 @@ def test_two_people_confirm_on_the_page(site):
     assert otto.send("/verification", **decision).status_code == 303
     assert "by olga and otto" in vera.http.get("/verification?case=2026-117").text
     assert "Nothing is waiting" in vera.http.get("/verification?case=other").text
+
+
+def test_a_candidate_that_is_erased_meanwhile_is_left_out(site, monkeypatch):
+    use, listed = Use(**WHY), Confirmations.list
+    for track in ("t2", "t4"):
+        site.gallery.confirmations.propose("item:c1/1-0", track, use)
+
+    def erased_after(register, *conditions):
+        entries = listed(register, *conditions)
+        site.gallery.erase(use, track="t2")
+        return entries
+
+    monkeypatch.setattr(Confirmations, "list", erased_after)
+    page = Visitor(site, "olga").http.get("/verification")
+    assert page.status_code == 200
+    assert re.findall(r'name="track" value="([^"]+)"', page.text) == ["t4"]
 
 
 def test_stored_pictures_are_paged_and_lead_to_a_search(site):

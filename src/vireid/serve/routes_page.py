@@ -173,18 +173,19 @@ async def crop(id: str, caller: Viewer, service: Shared) -> Response:
 async def verification(caller: Viewer, session: Signed, service: Shared, case: str = "") -> Response:
     """Show the candidates under verification, of one case or of all, newest first."""
     entries = await service.run(caller.gallery.confirmations.list, case or None)
-    rows = await service.run(lambda: [_row(caller, entry) for entry in reversed(entries)])
+    rows = await service.run(lambda: [row for entry in reversed(entries) for row in _rows(caller, entry)])
     return html("verification.html", **_common(caller, session), rows=rows, case=case)
 
 
-def _row(caller: Caller, entry: Confirmation) -> dict[str, Any]:
+def _rows(caller: Caller, entry: Confirmation) -> list[dict[str, Any]]:
+    """Return the row of a candidate, none when its track has been erased meanwhile."""
+    try:
+        track, pictures = caller.gallery.track(entry.track), _strip(caller, entry.track)
+    except InputError:
+        return []
     asked = entry.query.removeprefix("item:") if entry.query.startswith("item:") else None
-    return {
-        "confirmation": entry,
-        "track": caller.gallery.track(entry.track),
-        "pictures": _strip(caller, entry.track),
-        "asked": asked if asked and caller.gallery.known([asked]) else None,
-    }
+    known = asked if asked and caller.gallery.known([asked]) else None
+    return [{"confirmation": entry, "track": track, "pictures": pictures, "asked": known}]
 
 
 @router.post("/verification")
