@@ -474,6 +474,11 @@ def test_contact_sheets(gallery, query, tmp_path):
     assert "http" not in page
     with pytest.raises(InputError, match=r"a \.png or \.html file"):
         contact_sheet(gallery, result, tmp_path / "sheet.gif", USE)
+    gallery.erase(USE, track=result.candidates[0].track.id)
+    entries = len(gallery.audit.entries())
+    with pytest.raises(InputError, match="may have been deleted"):
+        contact_sheet(gallery, result, tmp_path / "late.html", USE)
+    assert len(gallery.audit.entries()) == entries
 
 
 # ---- calibration

@@ -50,13 +50,14 @@ def contact_sheet(gallery: Gallery, result: SearchResult, out: Path, use: Use) -
         use: who takes it out of the gallery and why; the audit log keeps it before the file is written.
 
     Raises:
-        InputError: as `require_sheet_place`, and without the purpose and the case that the gallery asks for.
+        InputError: as `require_sheet_place`, without the purpose and the case that the gallery asks for, or when a
+            candidate has been erased.
     """
     require_sheet_place(out)
     check_use(use, gallery.settings.require_purpose)
     shown = [candidate.item.id for candidate in result.candidates]
-    gallery.audit.append("export", use, results=shown, details={"search": result.id, "kind": "contact sheet"})
     crops = [gallery.crop(item) for item in shown]
+    gallery.audit.append("export", use, results=shown, details={"search": result.id, "kind": "contact sheet"})
     captions = [caption(c) for c in result.candidates]
     if out.suffix == ".html":
         pictures = [base64.b64encode(crop).decode() if crop else "" for crop in crops]
