@@ -480,6 +480,7 @@ def test_openapi_is_complete(site):
             for status, response in operation["responses"].items():
                 if status.startswith("4"):
                     assert response["content"]["application/json"]["schema"]["$ref"].endswith("/Error"), (path, status)
+    assert "404" not in schema["paths"]["/v1/erase"]["post"]["responses"]  # nothing found is a receipt over nothing
     assert schema["components"]["schemas"]["SearchRequest"]["properties"]["purpose"]["examples"]
 
 

@@ -103,7 +103,7 @@ async def delete(request: DeleteRequest, caller: Admin, service: Shared) -> Rece
     return await service.remove(caller, caller.gallery.delete, use, ids=request.ids, where=request.where)
 
 
-@router.post("/erase", tags=["deletion"], responses=error_responses(404, 413))
+@router.post("/erase", tags=["deletion"], responses=error_responses(413))
 async def erase(request: EraseRequest, caller: Admin, service: Shared) -> Receipt:
     """Erase all that is stored about a person, a track or a camera."""
     scope = request.model_dump(include={"person", "track", "camera"})
