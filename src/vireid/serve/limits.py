@@ -36,7 +36,7 @@ class Limits(Options):
 
     body_bytes: int = Field(8 * 2**20, gt=0)
     body_seconds: float = Field(60, gt=0)
-    pixels: int = Field(24_000_000, gt=0)
+    pixels: int = Field(40_000_000, gt=0)
     requests: int = Field(64, gt=0)
     requests_per_key: int = Field(16, gt=0)
     rate: float = Field(100, gt=0)
