@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,6 +41,25 @@ def test_any_folder_can_be_named(name, tmp_path):
     result = CliRunner().invoke(app, ["data", "check", "manifest", "--root", str(tmp_path / name)])
     assert f"{tmp_path / name} is complete" in result.output
     assert load_recipe({}, root=tmp_path / name).data.root == tmp_path / name
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [("--recipe own.yaml", "regdb"), ("--recipe own.yaml --data manifest", "manifest"), ("", "synthetic")],
+)
+def test_a_recipe_names_its_data_set(words, name, tmp_path, monkeypatch):
+    started = []
+
+    def train(recipe, run, **_):
+        started.append((recipe.data.name, run))
+        return run / "last.safetensors"
+
+    monkeypatch.setattr("vireid.training.train", train)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.yaml").write_text("method: agw\ndata: {name: regdb}\n")
+    result = CliRunner().invoke(app, ["train", "agw", *words.split()])
+    assert result.exit_code == 0, result.exception
+    assert started == [(name, Path("runs") / f"{name}-agw-0")]
 
 
 def evaluate(*arguments):

@@ -22,7 +22,7 @@ from vireid import (
     cli_plots,
     cli_serve,
 )
-from vireid.cli_options import DataOption, JsonFile, Root, console, figure_option, write_figure
+from vireid.cli_options import JsonFile, Root, console, figure_option, write_figure
 from vireid.errors import InputError
 from vireid.files import explain
 from vireid.progress import progress_bar
@@ -196,7 +196,7 @@ def pose(
 def train(
     context: typer.Context,
     method: Annotated[str | None, typer.Argument(help="method or shipped recipe, see `vireid methods`")] = None,
-    data: DataOption = "synthetic",
+    data: Annotated[str | None, typer.Option("--data", help="data set; default: the recipe's, or synthetic")] = None,
     root: Root = None,
     recipe: Annotated[Path | None, typer.Option(help="YAML file; default: the shipped recipe")] = None,
     override: Overrides = None,
@@ -221,10 +221,10 @@ def train(
     else:
         if method is None:
             raise InputError("name a method or a shipped recipe, such as vireid train agw, or pass --resume RUN")
-        resolved = load_recipe(recipe or packaged_recipe(method, data), override, data=data, root=root)
+        resolved = load_recipe(recipe or packaged_recipe(method, data or "synthetic"), override, data=data, root=root)
         if recipe is not None and resolved.method != method:
             raise InputError(f"recipe {recipe} is for method {resolved.method}, not {method}: name that one")
-        run = out or Path("runs") / f"{data}-{method}-{resolved.seed}"
+        run = out or Path("runs") / f"{resolved.data.name}-{method}-{resolved.seed}"
         bundle = training.train(resolved, run, console=console, devices=devices, num_nodes=num_nodes)
     console.print(f"bundle: {escape(str(bundle))}\nnext: vireid report {escape(str(bundle.parent))}", soft_wrap=True)
 
