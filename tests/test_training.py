@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -249,6 +250,18 @@ def test_a_killed_run_resumes_to_the_same_weights(run, tmp_path):
     expected, found = weights(run), weights(killed)
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+@pytest.mark.parametrize("pid", ["7", "0"])
+def test_a_run_goes_on_with_its_own_identities(pid, run, manifest, tmp_path):
+    """One identity has another number, or one of its images is of a new one."""
+    data, folder = shutil.copytree(manifest, tmp_path / "data"), shutil.copytree(run, tmp_path / "run")
+    rows = (data / "manifest.csv").read_text()
+    renumbered = rows.replace(f",{pid},", ",70,") if pid == "7" else rows.replace(f",{pid},", ",70,", 1)
+    (data / "manifest.csv").write_text(renumbered)
+    (folder / "recipe.yaml").write_text(save_recipe(load_recipe(folder / "recipe.yaml", root=data)))
+    with pytest.raises(InputError, match="has other training identities than the run so far: restore it or start"):
+        resume(folder)
 
 
 def test_half_written_checkpoints_are_never_picked_up(tmp_path):

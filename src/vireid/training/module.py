@@ -51,6 +51,20 @@ class TrainingModule(LightningModule):
             digest = torch.tensor(int(self.label_map, 16) >> 1, device=self.device)
             require_equal_labels(torch.as_tensor(self.all_gather(digest)).flatten())
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the label map's digest, which says whose rows the classifiers have."""
+        checkpoint["label_map"] = self.label_map
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of other identities, before its weights are taken.
+
+        Raises:
+            InputError: naming the remedies.
+        """
+        if checkpoint.get("label_map", self.label_map) != self.label_map:
+            data = f"{self.recipe.data.name} at {self.recipe.data.root}"
+            raise InputError(f"{data} has other training identities than the run so far: restore it or start a new run")
+
     def on_train_epoch_start(self) -> None:
         """Tell the method, set the learning rates."""
         self.method.on_epoch_start(self.current_epoch)
