@@ -18,6 +18,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from vireid.data.datamodule import training_rows
 from vireid.errors import InputError
+from vireid.files import alone
 from vireid.methods import build
 from vireid.methods.agw import AGW
 from vireid.nn.backbone import LITE0
@@ -250,6 +251,19 @@ def test_a_killed_run_resumes_to_the_same_weights(run, tmp_path):
     expected, found = weights(run), weights(killed)
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+@pytest.mark.parametrize("start", [train, lambda recipe, folder: resume(folder)])
+def test_one_process_trains_into_a_folder(start, run, tmp_path):
+    folder = tmp_path / "run"
+    with alone(folder):
+        if start is not train:
+            (folder / "recipe.yaml").write_bytes((run / "recipe.yaml").read_bytes())
+            (folder / ".last.safetensors.17.tmp").touch()
+        before = set(folder.iterdir())
+        with pytest.raises(InputError, match=r"another process trains into run folder .*run: wait for its end, or"):
+            start(load_recipe(run / "recipe.yaml"), folder)
+        assert set(folder.iterdir()) == before
 
 
 @pytest.mark.parametrize("pid", ["7", "0"])

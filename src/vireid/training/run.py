@@ -26,7 +26,7 @@ from vireid.environment import describe_environment, git_commit
 from vireid.errors import InputError
 from vireid.evaluation.evaluate import find_protocols
 from vireid.evaluation.provenance import is_synthetic
-from vireid.files import write_text
+from vireid.files import alone, write_text
 from vireid.methods import Method, build
 from vireid.precision import Precision, choose_precision, default_device
 from vireid.progress import progress_bar
@@ -61,26 +61,23 @@ def train(recipe: Recipe, run: Path, *, console: Console | None = None, devices:
         InputError: when the run folder is in use, recipe and data do not fit, or there are too few devices.
     """
     launch = plan_launch(devices, num_nodes)
-    if is_rank_zero() and (run / "recipe.yaml").exists():
-        raise InputError(f"run folder {run} holds a run already: pass --resume {run}, or another --out")
+    _require_new(run)
     data = recipe.data.model_copy(update={"root": _require_root(recipe).resolve()})
     recipe = resolve_encoder(recipe.model_copy(update={"data": data}))
-    return _fit(recipe, run, None, console or Console(), launch)
+    return _fit(recipe, run, console or Console(), launch, resumed=False)
 
 
 def resume(run: Path, *, console: Console | None = None, devices: int = 1, num_nodes: int = 1) -> Path:
     """Go on with a run from its last whole checkpoint, to the same weights as an uninterrupted run.
 
     Raises:
-        InputError: when the folder holds no run, or there are too few devices.
+        InputError: when the folder holds no run, another process trains it, its data have other identities now, or
+            there are too few devices.
     """
     launch = plan_launch(devices, num_nodes)
     if not (run / "recipe.yaml").is_file():
         raise InputError(f"{run} is no run folder (it has no recipe.yaml): start one with vireid train … --out {run}")
-    recipe = load_recipe(run / "recipe.yaml")
-    if is_rank_zero():
-        remove_torn(run)
-    return _fit(recipe, run, latest_checkpoint(run), console or Console(), launch)
+    return _fit(load_recipe(run / "recipe.yaml"), run, console or Console(), launch, resumed=True)
 
 
 def open_records(recipe: Recipe) -> Records:
@@ -88,7 +85,8 @@ def open_records(recipe: Recipe) -> Records:
     return open_dataset(recipe.data.name, _require_root(recipe), **recipe.data.options)
 
 
-def _fit(recipe: Recipe, run: Path, checkpoint: Path | None, console: Console, launch: Launch) -> Path:
+def _fit(recipe: Recipe, run: Path, console: Console, launch: Launch, *, resumed: bool) -> Path:
+    checkpoint = latest_checkpoint(run) if resumed else None
     console.quiet = console.quiet or not is_rank_zero()
     seed_everything(recipe.seed, workers=True, verbose=False)
     records = open_records(recipe)
@@ -111,15 +109,34 @@ def _fit(recipe: Recipe, run: Path, checkpoint: Path | None, console: Console, l
     _announce(recipe, data, bundles, precision, console)
     if notice := pose_notice(method, data.records.keypoints, len(data.records)):
         console.print(f"[yellow]without pose:[/yellow] {escape(notice)}", soft_wrap=True)
-    if is_rank_zero() and checkpoint is None:
-        write_text(run / "recipe.yaml", save_recipe(recipe))
-        write_text(run / "environment.json", json.dumps(describe_environment(), indent=2) + "\n")
-    with _quiet_lightning():
+    with _held(run, resumed), _quiet_lightning():
+        if is_rank_zero() and checkpoint is None:
+            write_text(run / "recipe.yaml", save_recipe(recipe))
+            write_text(run / "environment.json", json.dumps(describe_environment(), indent=2) + "\n")
         log = open_log(run, trained_epochs(checkpoint))
         trainer = _trainer(recipe, run, log, data.steps, bundles, precision, launch)
         with one_voice(trainer), kept_memory(default_device()):
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     return run / "last.safetensors"
+
+
+def _require_new(run: Path) -> None:
+    if is_rank_zero() and (run / "recipe.yaml").exists():
+        raise InputError(f"run folder {run} holds a run already: pass --resume {run}, or another --out")
+
+
+@contextmanager
+def _held(run: Path, resumed: bool) -> Iterator[None]:
+    """Keep other trainings out of a run folder while the first process, for all, trains into it."""
+    if not is_rank_zero():
+        yield
+        return
+    with alone(run, busy=f"another process trains into run folder {run}: wait for its end, or pass another --out"):
+        if resumed:
+            remove_torn(run)
+        else:
+            _require_new(run)
+        yield
 
 
 def _build(recipe: Recipe, data: Data) -> Method:
