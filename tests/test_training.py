@@ -171,6 +171,26 @@ def test_a_refused_training_leaves_nothing(setting, sentence, tiny_recipe, tmp_p
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("names", "split", "sentence"),
+    [
+        (["visible_8_0", "gone_8_0"], "auto", r"image .*gone_8_0\.jpg is missing"),
+        (["infrared_8_0"], "auto", "cross-ir2vis finds no gallery"),
+        (["infrared_8_0", "visible_9_0"], "auto", "no query sees a true match"),
+        ([], "test", "validation.split=test: manifest has no image of it for cross-ir2vis, use auto or add some"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_at_the_start(names, split, sentence, tiny_recipe, manifest, tmp_path):
+    data = shutil.copytree(manifest, tmp_path / "data")
+    rows = [row for row in (data / "manifest.csv").read_text().splitlines() if row.endswith(("split", ",train"))]
+    seen = {"visible": "1,visible", "infrared": "3,infrared", "gone": "3,infrared"}
+    rows += [f"{name}.jpg,{name.split('_')[1]},{seen[name.split('_')[0]]},test" for name in names]
+    (data / "manifest.csv").write_text("\n".join(rows))
+    with pytest.raises(InputError, match=sentence):
+        train(load_recipe(tiny_recipe, [f"validation.split={split}"], root=data), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_junk_is_no_training_identity():
     records = Records.build(
         ".", list("abcd"), [7, -1, 7, 8], [1] * 4, [0, 0, 1, 1], ["train", "train", "train", "test"]

@@ -14,9 +14,13 @@ from rich.console import Console
 
 from vireid.bundle import BundleCard, save_bundle
 from vireid.data.datamodule import image_source
+from vireid.data.images import Progress
 from vireid.embedder import BATCH_SIZE, Embedder
+from vireid.errors import InputError
+from vireid.evaluation.distances import DistanceBlock
 from vireid.evaluation.evaluate import FeatureTable, on_split, protocol_splits
-from vireid.evaluation.protocols import Protocol
+from vireid.evaluation.protocols import Index, Protocol
+from vireid.evaluation.trials import evaluate_distances
 from vireid.methods import Method
 from vireid.recipe import Recipe
 from vireid.records import Records
@@ -59,6 +63,20 @@ class Bundles(Callback):
         self.split = split
         self.best: dict[str, float] = {}
         self.ranks = Ranks()
+
+    def check(self, progress: Progress | None = None) -> None:
+        """Rehearse the evaluation with equal distances, and open its images, before an epoch is spent.
+
+        Raises:
+            InputError: for a split that the recipe names and the data lack, images that the protocol cannot rank, or
+                an image that cannot be read.
+        """
+        if len(self.records):
+            evaluate_distances(self.protocol, self.records, _equal)
+            image_source(self.records, self.recipe.data.image_size, self.recipe.data.cache, progress)
+        elif self.recipe.validation.split != "auto":
+            lacks = f"{self.recipe.data.name} has no image of it for {self.protocol.name}"
+            raise InputError(f"validation.split={self.split}: {lacks}, use auto or add some")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the ranks that train."""
@@ -124,6 +142,10 @@ class Bundles(Callback):
             chosen = card.model_copy(update={"selection": f"best {select} on {self.split}"})
             save_bundle(self.run / "best.safetensors", method, chosen)
         save_bundle(self.run / "last.safetensors", method, card)
+
+
+def _equal(query: Index, gallery: Index) -> DistanceBlock:
+    return lambda rows: np.zeros((rows.stop - rows.start, len(gallery)), np.float32)
 
 
 def share_rows(count: int, size: int) -> list[NDArray[np.int64]]:

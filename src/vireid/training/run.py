@@ -96,7 +96,10 @@ def _fit(recipe: Recipe, run: Path, console: Console, launch: Launch, *, resumed
     with progress_bar("decoding images into the cache", console) as show:
         data = FeatureSequences(recipe, records, run, show) if refines else TrainingData(recipe, records, show)
         method = _build(recipe, data)  # first, so that what is refused leaves nothing behind
+        card = _card(recipe, data, method)
+        bundles = (RefinerBundles if refines else Bundles)(run, recipe, card, records, protocol, console)
         if is_rank_zero():
+            bundles.check(show)
             data.prepare_data()
     if isinstance(data, FeatureSequences):
         data.attach(method, trained=checkpoint is not None)
@@ -104,8 +107,6 @@ def _fit(recipe: Recipe, run: Path, console: Console, launch: Launch, *, resumed
         method = synchronise_norms(method, recipe.sampling, data.records.modality)
     precision = choose_precision(method, default_device(), recipe.precision)
     module = (RefinerModule if refines else TrainingModule)(method, recipe, precision, data.label_map.digest)
-    card = _card(recipe, data, method)
-    bundles = (RefinerBundles if refines else Bundles)(run, recipe, card, records, protocol, console)
     _announce(recipe, data, bundles, precision, console)
     if notice := pose_notice(method, data.records.keypoints, len(data.records)):
         console.print(f"[yellow]without pose:[/yellow] {escape(notice)}", soft_wrap=True)
