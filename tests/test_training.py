@@ -273,6 +273,17 @@ def test_a_killed_run_resumes_to_the_same_weights(run, tmp_path):
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
+def test_a_resumed_run_follows_its_recipe_as_it_stands(run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "run")
+    latest_checkpoint(folder).unlink()
+    recipe = load_recipe(run / "recipe.yaml", ["optimizers.main.lr=1e-5", "optimizers.main.weight_decay=0"])
+    (folder / "recipe.yaml").write_text(save_recipe(recipe))
+    resume(folder)
+    (state,) = torch.load(latest_checkpoint(folder), weights_only=True)["optimizer_states"]
+    assert {(group["base_lr"], group["weight_decay"]) for group in state["param_groups"]} == {(1e-5, 0)}
+    assert {int(moments["step"]) for moments in state["state"].values()} == {4}
+
+
 @pytest.mark.parametrize("start", [train, lambda recipe, folder: resume(folder)])
 def test_one_process_trains_into_a_folder(start, run, tmp_path):
     folder = tmp_path / "run"
@@ -311,7 +322,7 @@ def test_half_written_checkpoints_are_never_picked_up(tmp_path):
 def test_nan_stops_the_run_and_names_the_term(tiny_recipe, tmp_path, monkeypatch):
     losses = AGW.losses
     monkeypatch.setattr(AGW, "losses", lambda self, *a: {**losses(self, *a), "id": torch.tensor(float("nan"))})
-    with pytest.raises(InputError, match="loss term id became nan in epoch 0, batch 0"):
+    with pytest.raises(InputError, match=r"loss term id became nan in epoch 0, batch 0: .* in a new run$"):
         train(load_recipe(tiny_recipe), tmp_path / "run")
 
 

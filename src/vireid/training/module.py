@@ -65,6 +65,12 @@ class TrainingModule(LightningModule):
             data = f"{self.recipe.data.name} at {self.recipe.data.root}"
             raise InputError(f"{data} has other training identities than the run so far: restore it or start a new run")
 
+    def on_train_start(self) -> None:
+        """Set the optimisers as the recipe says: a checkpoint brings its own settings with their moments."""
+        for name, new in build_optimizers(self.method, self.recipe.optimizers).items():
+            for group, settings in zip(self._optimizers[name].param_groups, new.param_groups, strict=True):
+                group.update({**settings, "params": group["params"]})
+
     def on_train_epoch_start(self) -> None:
         """Tell the method, set the learning rates."""
         self.method.on_epoch_start(self.current_epoch)
@@ -135,8 +141,8 @@ class TrainingModule(LightningModule):
         terms = [name for name in broken if not name.startswith("loss_")]
         return (
             f"loss term {', '.join(terms) or 'sum'} became {next(iter(broken.values())):g} in epoch "
-            f"{self.current_epoch}, batch {batch_idx}: lower the learning rate, set clip_norm, or train with "
-            "precision=32; resume from the last checkpoint with --resume"
+            f"{self.current_epoch}, batch {batch_idx}: lower the learning rate, set clip_norm or train with "
+            "precision=32, in a new run"
         )
 
 
