@@ -155,6 +155,7 @@ def test_one_rank_s_nan_ends_all_with_one_sentence_and_a_resumed_run_is_the_unin
         (0, 2, 4, 1, {}, "--devices 4: this machine has no GPU and 2 CPU cores, so use 1 to 2"),
         (1, 8, 4, 1, {}, "--devices 4: this machine has 1 GPUs"),
         (0, 2, 0, 1, {}, "--devices 0"),
+        (0, 2, 1, 0, {}, "--num-nodes 0: use 1 or more"),
         (0, 2, 1, 2, {}, "--num-nodes 2 needs a launcher on every machine: run torchrun --nnodes 2"),
         (0, 2, 1, 1, {"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "6"}, Launch(2, 3)),
         (0, 2, 2, 3, {"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "6"}, Launch(2, 3)),

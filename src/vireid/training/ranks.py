@@ -51,8 +51,11 @@ def plan_launch(devices: int, num_nodes: int) -> Launch:
     """Check what the user asks for against this machine; under torchrun, its process counts are the default.
 
     Raises:
-        InputError: for more devices than there are, several nodes without a launcher, or flags against torchrun's.
+        InputError: for more devices than there are, no node, several nodes without a launcher, or flags against
+            torchrun's.
     """
+    if num_nodes < 1:
+        raise InputError(f"--num-nodes {num_nodes}: use 1 or more")
     launch = Launch(devices, num_nodes)
     if TorchElasticEnvironment.detect():
         local = int(os.environ["LOCAL_WORLD_SIZE"])
