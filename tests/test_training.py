@@ -191,6 +191,13 @@ def test_what_cannot_be_evaluated_is_refused_at_the_start(names, split, sentence
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_keeps_whole_paths(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(run_module, "_fit", lambda recipe, *_, **__: recipe)
+    recipe = train(load_recipe({"data": {"name": "manifest", "root": "~/data"}}), tmp_path / "run")
+    assert recipe.data.root == tmp_path / "data"
+
+
 def test_junk_is_no_training_identity():
     records = Records.build(
         ".", list("abcd"), [7, -1, 7, 8], [1] * 4, [0, 0, 1, 1], ["train", "train", "train", "test"]

@@ -44,7 +44,7 @@ def find_dataset(name: str) -> DataSetInfo:
 
 
 def require_root(name: str, root: Path | None) -> Path:
-    """Return the folder of a data set that a user has named.
+    """Return the folder of a data set that a user has named; `~` is the user's own.
 
     Raises:
         InputError: when there is none, with how to get the data.
@@ -52,7 +52,7 @@ def require_root(name: str, root: Path | None) -> Path:
     if root is None:
         info = find_dataset(name)
         raise InputError(f"pass --root DIR, the folder of {info.title}; to get the data, {info.access}")
-    return root
+    return root.expanduser()
 
 
 def open_dataset(name: str, root: str | Path, /, *, keypoints: str | Path | None = None, **options: object) -> Records:
