@@ -99,7 +99,7 @@ def test_backbone_errors_name_the_remedy(options, sentence):
 def test_backbone_weights_from_a_file(tmp_path):
     import timm
 
-    model = timm.create_model("resnet18")
+    model = timm.create_model("resnet18", num_classes=395)
     torch.save(model.state_dict(), tmp_path / "weights.pth")
     backbone = build_backbone(BackboneOptions(name="resnet18", weights=str(tmp_path / "weights.pth")))
     assert torch.equal(backbone.stages["stem"][0].weight, model.conv1.weight)

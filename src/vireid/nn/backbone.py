@@ -23,7 +23,7 @@ from vireid.weights import SHIPPED, find
 LITE0 = "tf_efficientnet_lite0"
 STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
 CLASSIFIERS = ("fc.", "classifier.", "head.")
-"""What timm calls the layer that a weight file may have or lack."""
+"""What timm calls the layer that a trunk leaves out, so that a weight file may have it for any classes, or lack it."""
 
 
 class BackboneOptions(Options):
@@ -203,7 +203,8 @@ def _load_file(model: nn.Module, path: Path) -> None:
     try:
         own = path.suffix == ".safetensors"
         weights = load_file(path) if own else torch.load(path, map_location="cpu", weights_only=True)
-        weights = weights.get("state_dict", weights)
+        given = weights.get("state_dict", weights).items()
+        weights = {name: tensor for name, tensor in given if not name.startswith(CLASSIFIERS)}
     except Exception as error:  # torch raises several types on hostile or truncated files
         remedy = "write one by torch.save(model.state_dict(), PATH)"
         raise InputError(f"backbone.weights={path} is not a plain state dict: {remedy}") from error
@@ -214,11 +215,10 @@ def _load_file(model: nn.Module, path: Path) -> None:
             f"backbone.weights={path} does not fit: {str(error).splitlines()[-1].strip()}; check backbone.name"
         ) from error
     lost = [name for name in missing if not name.startswith(CLASSIFIERS)]
-    strange = [name for name in unexpected if not name.startswith(CLASSIFIERS)]
-    if lost or strange:
+    if lost or unexpected:
         raise InputError(
-            f"backbone.weights={path} does not fit: {len(lost)} tensors missing, {len(strange)} unknown "
-            f"(such as {(lost + strange)[0]}); check backbone.name"
+            f"backbone.weights={path} does not fit: {len(lost)} tensors missing, {len(unexpected)} unknown "
+            f"(such as {(lost + unexpected)[0]}); check backbone.name"
         )
 
 
