@@ -175,6 +175,21 @@ def test_a_launch_is_checked_before_anything_is_made(gpus, cores, devices, nodes
             plan_launch(devices, nodes)
 
 
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("sampling.identities=3", "sampling.identities=3 cannot be divided over 2 devices"),
+        ("sampling.identities=2 sampling.visible=1 sampling.infrared=0", "a batch has one image on a device"),
+        ("sampling.kind=single augment.visible_twin={}", "augment.visible_twin doubles the visible images, of which"),
+    ],
+)
+def test_what_ranks_cannot_share_is_refused_before_a_run_is_made(setting, sentence, tiny_recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    with pytest.raises(InputError, match=sentence):
+        train(load_recipe(tiny_recipe, setting.split()), tmp_path / "run", devices=2)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(("count", "size"), [(0, 2), (5, 2), (3 * BATCH_SIZE + 1, 2), (5 * BATCH_SIZE, 3)])
 def test_shares_are_whole_batches_of_every_row_once(count, size):
     shares = share_rows(count, size)

@@ -32,6 +32,7 @@ from vireid.training.module import require_equal_labels
 from vireid.training.optim import build_optimizers, limit_gradients, lr_factor, set_learning_rates
 from vireid.training.precision import PhasePrecision, loss_scaling
 
+ONE_INFRARED = "sampling.identities=1 sampling.visible=2 sampling.infrared=1"
 AGW_CM = Schedule()
 AGW_SM = Schedule(warmup_epochs=10, warmup_start=0.01, milestones=(39, 69))
 
@@ -162,6 +163,9 @@ def test_only_float16_on_a_gpu_scales_losses(name, device, scaled):
         ("method=cmlspge", "6 stripes do not divide the 4 rows of the feature map"),
         ("method=msclnet", "6 stripes do not divide the 4 rows of the feature map"),
         ("optimizers.main.phase=head", "optimizers.main.phase=head: the method's steps have other phases: main"),
+        ("sampling.identities=1 sampling.visible=1 sampling.infrared=0", "a batch has one image on a device, of which"),
+        (f"method=cmlspge options.stripes=2 options.enhance=bn_per_modality {ONE_INFRARED}", "one infrared image on a"),
+        (f"method=msclnet options.stripes=2 options.hat_classifier=separate {ONE_INFRARED}", "one infrared image on a"),
         ("method=caj options.consistency_weight=1", "options.consistency_weight pairs .* rows of a batch with 0 of"),
     ],
 )

@@ -90,9 +90,9 @@ class TrainingData(LightningDataModule):
         self._progress = progress
         self._dataset: ImageBatches | None = None
 
-    def blank_batch(self) -> Batch:
-        """Return the first batch with black images, for what depends on who is in a batch and on the images' size."""
-        rows = self._batches(epoch=0)[0]
+    def blank_batch(self, world_size: int = 1) -> Batch:
+        """Return the first rank's first batch with black images, for what depends on who is in it and on their size."""
+        rows = self._batches(0, world_size=world_size)[0]
         columns = (self.records.modality, self.labels, self.records.camid, np.zeros_like(self.labels))
         images = torch.zeros(len(rows), 3, *self.recipe.data.image_size, dtype=torch.uint8)
         return Batch(images, *(torch.from_numpy(column[rows]) for column in columns))
@@ -114,9 +114,15 @@ class TrainingData(LightningDataModule):
         return loader(self._dataset, [b.tolist() for b in batches], self.recipe.data.workers)
 
     def _batches(self, epoch: int, rank: int = 0, world_size: int = 1) -> list[NDArray[np.int64]]:
-        recipe, modality = self.recipe, self.records.modality
-        where = {"seed": recipe.seed, "epoch": epoch, "rank": rank, "world_size": world_size}
-        return epoch_batches(self.labels, modality, recipe.sampling, **where)
+        return epoch_batches(
+            self.labels,
+            self.records.modality,
+            self.recipe.sampling,
+            seed=self.recipe.seed,
+            epoch=epoch,
+            rank=rank,
+            world_size=world_size,
+        )
 
 
 def training_rows(records: Records, recipe: Recipe) -> Records:

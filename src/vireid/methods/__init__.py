@@ -7,7 +7,7 @@ from typing import Any
 from vireid.errors import InputError
 from vireid.losses import TERMS
 from vireid.methods.agw import AGW
-from vireid.methods.base import Features, Method, ParameterGroup, cosine_distance
+from vireid.methods.base import Features, Method, ParameterGroup, cosine_distance, require_statistics
 from vireid.methods.caj import CAJ
 from vireid.methods.cmlspge import CMLSPGE
 from vireid.methods.cmtr import CMTR
@@ -112,4 +112,5 @@ __all__ = [
     "method_class",
     "parse_options",
     "parse_terms",
+    "require_statistics",
 ]

@@ -9,10 +9,11 @@ from typing import Any, ClassVar, cast
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from vireid.errors import InputError
 from vireid.losses import Term
 from vireid.nn import BackboneOptions, widen
 from vireid.options import Options
-from vireid.records import Batch
+from vireid.records import Batch, Modality
 
 Features = dict[str, Tensor]
 """Test-time features by name, each (N, …). `global` (N, D), L2-normalised, is always there."""
@@ -117,6 +118,23 @@ class Method(nn.Module):
 
     def _terms(self) -> dict[str, Term]:
         return cast(dict[str, Term], dict(self.terms.items()))
+
+
+def require_statistics(modality: Tensor, *, apart: bool = False) -> None:
+    """Refuse a batch, modality (N,), that a BatchNorm of vectors cannot normalise.
+
+    Args:
+        modality: of each image.
+        apart: whether each modality has a BatchNorm of its own.
+
+    Raises:
+        InputError: for a single image where there must be none or two.
+    """
+    counts = modality.bincount().tolist() if apart else [len(modality)]
+    if 1 in counts:
+        images = f"{Modality(counts.index(1))} image" if apart else "image"
+        remedy = "raise sampling.identities, visible or infrared"
+        raise InputError(f"a batch has one {images} on a device, of which BatchNorm learns nothing: {remedy}")
 
 
 def _flat(values: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -31,7 +31,7 @@ from vireid.losses import (
     streamed_path_distances,
     top_path_distances,
 )
-from vireid.methods.base import Features, Method, normalize
+from vireid.methods.base import Features, Method, normalize, require_statistics
 from vireid.nn import (
     CBAM,
     STAGES,
@@ -162,6 +162,11 @@ class CMLSPGE(Method):
         """Return `global` (N, D), L2-normalised, and `stripes` (N, h, stripe_dim)."""
         _, e, stripes = self(images, modality)
         return {"global": normalize(e), "stripes": stripes}
+
+    def check(self, batch: Batch) -> None:
+        """Refuse a batch with one image of a modality that has a BatchNorm of its own."""
+        if self.options.enhance == "bn_per_modality":
+            require_statistics(batch.modality, apart=True)
 
     def losses(self, batch: Batch, phase: str = "main") -> dict[str, Tensor]:
         """L = (L_id^g + L_id^eg) + (L_Tri^g + L_Tri^eg) + (L_id^lv + L_id^lt) + L_PA^vt, the paper's total loss."""

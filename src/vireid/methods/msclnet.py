@@ -34,7 +34,7 @@ from vireid.losses import (
 )
 from vireid.losses.cascade import keyed_aggregation
 from vireid.methods.agw import AGWNetwork, AGWNetworkOptions
-from vireid.methods.base import Method, ParameterGroup
+from vireid.methods.base import Method, ParameterGroup, require_statistics
 from vireid.nn import (
     AveragePool,
     BackboneOptions,
@@ -160,7 +160,9 @@ class MSCLNet(AGWNetwork):
         self._divergences: Tensor | None = None
 
     def check(self, batch: Batch) -> None:
-        """Refuse an image size whose maps the stripes do not divide."""
+        """Refuse an image size whose maps the stripes do not divide, and one image of a modality with its own head."""
+        if len(self.hat_heads) > 1:
+            require_statistics(batch.modality, apart=True)
         few = batch.take(torch.arange(min(2, len(batch))))
         self.hat(self.network(few.images, few.modality), few.modality)
 

@@ -22,6 +22,7 @@ from torch import nn
 
 from vireid.data.sampler import Sampling
 from vireid.errors import InputError
+from vireid.recipe import Recipe
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
@@ -91,6 +92,19 @@ def build_strategy(launch: Launch) -> DDPStrategy | str:
     equal on all ranks by themselves, BatchNorm statistics are averaged by `average_statistics`.
     """
     return "auto" if launch.size == 1 else DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
+
+
+def require_equal_shares(recipe: Recipe, modality: NDArray[np.int64]) -> None:
+    """Refuse batches of which the ranks get unequal numbers of images; `modality` (N,) is that of the training images.
+
+    Raises:
+        InputError: for twins of visible images where a rank's number of these is random.
+    """
+    if recipe.augment.visible_twin and recipe.sampling.kind == "single" and len(np.unique(modality)) > 1:
+        raise InputError(
+            "augment.visible_twin doubles the visible images, of which sampling.kind=single deals each device another "
+            "number: set sampling.kind=cross or train on one device"
+        )
 
 
 def synchronise_norms(method: M, sampling: Sampling, modality: NDArray[np.int64]) -> M:

@@ -27,7 +27,7 @@ from vireid.errors import InputError
 from vireid.evaluation.evaluate import find_protocols
 from vireid.evaluation.provenance import is_synthetic
 from vireid.files import alone, write_text
-from vireid.methods import Method, build
+from vireid.methods import Method, build, require_statistics
 from vireid.precision import Precision, choose_precision, default_device
 from vireid.progress import progress_bar
 from vireid.recipe import Recipe, load_recipe, save_recipe
@@ -38,7 +38,15 @@ from vireid.training.logs import open_log
 from vireid.training.module import TrainingModule
 from vireid.training.optim import build_optimizers
 from vireid.training.precision import loss_scaling
-from vireid.training.ranks import Launch, build_strategy, is_rank_zero, one_voice, plan_launch, synchronise_norms
+from vireid.training.ranks import (
+    Launch,
+    build_strategy,
+    is_rank_zero,
+    one_voice,
+    plan_launch,
+    require_equal_shares,
+    synchronise_norms,
+)
 from vireid.training.refine import FeatureSequences, RefinerBundles, RefinerModule, resolve_encoder
 
 Data = TrainingData | FeatureSequences
@@ -95,7 +103,7 @@ def _fit(recipe: Recipe, run: Path, console: Console, launch: Launch, *, resumed
     refines = recipe.encoder is not None
     with progress_bar("decoding images into the cache", console) as show:
         data = FeatureSequences(recipe, records, run, show) if refines else TrainingData(recipe, records, show)
-        method = _build(recipe, data)  # first, so that what is refused leaves nothing behind
+        method = _build(recipe, data, launch)  # first, so that what is refused leaves nothing behind
         card = _card(recipe, data, method)
         bundles = (RefinerBundles if refines else Bundles)(run, recipe, card, records, protocol, console)
         if is_rank_zero():
@@ -140,7 +148,7 @@ def _held(run: Path, resumed: bool) -> Iterator[None]:
         yield
 
 
-def _build(recipe: Recipe, data: Data) -> Method:
+def _build(recipe: Recipe, data: Data, launch: Launch) -> Method:
     """Build the method, and try what else can be refused: optimisers, batches, image size, feature to validate by."""
     method = build(
         recipe.method,
@@ -150,7 +158,11 @@ def _build(recipe: Recipe, data: Data) -> Method:
         **recipe.options.model_dump(),
     )
     build_optimizers(method, recipe.optimizers)
-    names = ["global"] if isinstance(data, FeatureSequences) else _vectors(method, data.blank_batch(), recipe)
+    if launch.size > 1:
+        require_equal_shares(recipe, data.records.modality)
+    names = (
+        ["global"] if isinstance(data, FeatureSequences) else _vectors(method, data.blank_batch(launch.size), recipe)
+    )
     if recipe.validation.feature not in names:
         wanted = f"validation.feature={recipe.validation.feature}"
         raise InputError(f"{wanted}: method {recipe.method} has no such vector, use {', '.join(names)}")
@@ -163,6 +175,7 @@ def _vectors(method: Method, batch: Batch, recipe: Recipe) -> list[str]:
         method.eval()
         generator = torch.Generator().manual_seed(0)
         batch = recipe.augment(method.prepare(batch, generator), method.mean, method.std, generator)
+        require_statistics(batch.modality)
         method.check(batch)
         features = method.features(batch.images[[0, -1]], torch.tensor(list(Modality)))
         method.train()
