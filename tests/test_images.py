@@ -1,5 +1,6 @@
 """Decoding and the image cache."""
 
+import pickle
 import struct
 from concurrent.futures import ThreadPoolExecutor
 
@@ -33,6 +34,15 @@ def test_cache_equals_decoding_and_is_reused(records, monkeypatch):
     assert seen[-1] == (5, 5)
     monkeypatch.setattr("vireid.data.images.decode", None)
     assert np.array_equal(CachedImages(records, (16, 8)).read([3, 0, 3])[0], expected)
+
+
+def test_a_loader_process_maps_the_cache_and_gets_no_copy(records):
+    cached = CachedImages(records, (16, 8))
+    sent = pickle.dumps(cached)
+    assert len(sent) < 1000
+    received = pickle.loads(sent)
+    assert isinstance(received.pixels, np.memmap)
+    assert np.array_equal(received.read([3, 0])[0], cached.read([3, 0])[0])
 
 
 def test_a_cache_is_made_once_and_what_a_killed_process_left_is_cleared(records, monkeypatch):

@@ -169,6 +169,14 @@ class CachedImages:
                     shutil.rmtree(left, ignore_errors=True)  # another user's stays
                 if not folder.is_dir():
                     _build(records, size, folder, progress)
+        self.__setstate__(folder)
+
+    def __getstate__(self) -> Path:
+        """Return the cache's folder: a loader process maps the file instead of getting a copy."""
+        return self.folder
+
+    def __setstate__(self, folder: Path) -> None:
+        self.folder = folder
         self.pixels: Pixels = np.load(folder / "pixels.npy", mmap_mode="r")
         self.sizes: NDArray[np.int32] = np.load(folder / "sizes.npy")
 
