@@ -31,6 +31,7 @@ from vireid.training.checkpoint import latest_checkpoint
 from vireid.training.module import require_equal_labels
 from vireid.training.optim import build_optimizers, limit_gradients, lr_factor, set_learning_rates
 from vireid.training.precision import PhasePrecision, loss_scaling
+from vireid.weights import SHIPPED
 
 ONE_INFRARED = "sampling.identities=1 sampling.visible=2 sampling.infrared=1"
 AGW_CM = Schedule()
@@ -198,8 +199,11 @@ def test_what_cannot_be_evaluated_is_refused_at_the_start(names, split, sentence
 def test_a_run_keeps_whole_paths(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(run_module, "_fit", lambda recipe, *_, **__: recipe)
-    recipe = train(load_recipe({"data": {"name": "manifest", "root": "~/data"}}), tmp_path / "run")
-    assert recipe.data.root == tmp_path / "data"
+    monkeypatch.chdir(tmp_path)
+    given = {"data": {"name": "manifest", "root": "~/data"}}
+    for weights, kept in (("trunk.pth", str(tmp_path / "trunk.pth")), ("none", "none"), (SHIPPED, SHIPPED)):
+        recipe = train(load_recipe({**given, "backbone": {"weights": weights}}), tmp_path / "run")
+        assert (recipe.data.root, recipe.backbone.weights) == (tmp_path / "data", kept)
 
 
 def test_junk_is_no_training_identity():
@@ -282,6 +286,16 @@ def test_a_killed_run_resumes_to_the_same_weights(run, tmp_path):
     expected, found = weights(run), weights(killed)
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_checkpoint_needs_no_start_weights(run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "run")
+    latest_checkpoint(folder).unlink()
+    recipe = load_recipe(run / "recipe.yaml", ["backbone.weights=gone.pth"])
+    (folder / "recipe.yaml").write_text(save_recipe(recipe))
+    resume(folder)
+    expected, found = load_file(run / "last.safetensors"), load_file(folder / "last.safetensors")
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_a_resumed_run_follows_its_recipe_as_it_stands(run, tmp_path):

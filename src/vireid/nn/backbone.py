@@ -36,6 +36,11 @@ class BackboneOptions(Options):
     last_stride: Literal[1, 2] = Field(1, description="stride of the last stage; ReID keeps 1")
     stem_relu: bool = Field(True, description="ReLU after the ResNet stem's BatchNorm")
 
+    def resolved(self) -> BackboneOptions:
+        """Return the options with the whole path of a file of weights."""
+        named = self.weights in ("imagenet", "none", SHIPPED)
+        return self if named else self.model_copy(update={"weights": str(Path(self.weights).expanduser().resolve())})
+
 
 class Backbone(nn.Module):
     """Five stages, `stem` (stride 4 or 2), `layer1` … `layer4`, and what the weights expect as input.

@@ -71,7 +71,7 @@ def train(recipe: Recipe, run: Path, *, console: Console | None = None, devices:
     launch = plan_launch(devices, num_nodes)
     _require_new(run)
     data = recipe.data.model_copy(update={"root": _require_root(recipe).resolve()})
-    recipe = resolve_encoder(recipe.model_copy(update={"data": data}))
+    recipe = resolve_encoder(recipe.model_copy(update={"data": data, "backbone": recipe.backbone.resolved()}))
     return _fit(recipe, run, console or Console(), launch, resumed=False)
 
 
@@ -103,7 +103,9 @@ def _fit(recipe: Recipe, run: Path, console: Console, launch: Launch, *, resumed
     refines = recipe.encoder is not None
     with progress_bar("decoding images into the cache", console) as show:
         data = FeatureSequences(recipe, records, run, show) if refines else TrainingData(recipe, records, show)
-        method = _build(recipe, data, launch)  # first, so that what is refused leaves nothing behind
+        method = _build(
+            recipe, data, launch, trained=checkpoint is not None
+        )  # first, so that what is refused leaves nothing behind
         card = _card(recipe, data, method)
         bundles = (RefinerBundles if refines else Bundles)(run, recipe, card, records, protocol, console)
         if is_rank_zero():
@@ -148,12 +150,15 @@ def _held(run: Path, resumed: bool) -> Iterator[None]:
         yield
 
 
-def _build(recipe: Recipe, data: Data, launch: Launch) -> Method:
-    """Build the method, and try what else can be refused: optimisers, batches, image size, feature to validate by."""
+def _build(recipe: Recipe, data: Data, launch: Launch, *, trained: bool) -> Method:
+    """Build the method, and try what else can be refused: optimisers, batches, image size, feature to validate by.
+
+    `trained` says that a checkpoint will bring the weights.
+    """
     method = build(
         recipe.method,
         num_classes=len(data.label_map),
-        backbone=recipe.backbone,
+        backbone=recipe.backbone.model_copy(update={"weights": "none"}) if trained else recipe.backbone,
         terms={name: term.model_dump() for name, term in recipe.terms.items()},
         **recipe.options.model_dump(),
     )
