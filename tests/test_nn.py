@@ -63,6 +63,14 @@ def test_non_local_scalar_case_and_product_orders():
     assert torch.allclose(aggregate(*wide)[:, :5], 2 * expected)
 
 
+@pytest.mark.parametrize(("shape", "g", "expected"), [((1, 1, 100), 40.0, 64000), ((1, 200, 2), 0.01, 800)])
+def test_non_local_means_stay_within_half_precision(shape, g, expected):
+    x = torch.full(shape, 40.0 if g > 1 else 20.0).half()
+    assert aggregate(x, x, torch.full(shape, g).half()).float().flatten().tolist() == pytest.approx(
+        [expected] * x.numel(), rel=1e-2
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "dim"), [("resnet18", 512), ("resnet10t", 512), ("resnetblur18", 512), ("tf_efficientnet_lite0", 1280)]
 )

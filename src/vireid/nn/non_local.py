@@ -61,9 +61,10 @@ def aggregate(theta: Tensor, phi: Tensor, g: Tensor, affinity: str = "dot") -> T
     width, positions = g.shape[1:]
     if affinity == "softmax":
         return g @ torch.softmax(theta.transpose(1, 2) @ phi, dim=-1).transpose(1, 2)
+    phi = phi / positions  # before the product, which float16 might not hold
     if width <= positions:
-        return (g @ phi.transpose(1, 2) / positions) @ theta
-    return g @ (phi.transpose(1, 2) @ theta / positions)
+        return (g @ phi.transpose(1, 2)) @ theta
+    return g @ (phi.transpose(1, 2) @ theta)
 
 
 def add_non_local(trunk: Backbone, width: Width = "one", affinity: Affinity = "dot") -> None:
