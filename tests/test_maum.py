@@ -264,6 +264,15 @@ def test_pushes_start_with_stage_two_and_follow_the_step(options, expected):
     assert float(term.statistics()["diversity_infrared"]) == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.parametrize("enqueue", ["all", "batch"])
+def test_a_weight_of_zero_keeps_no_memory(enqueue):
+    term = memory_term(weight=0.0, stage1_epochs=0, enqueue=enqueue)
+    term.on_epoch_start(0)
+    assert set(term(torch.randn(4, 4), make_batch((0, 1), (1, 2)))) == {"id_visible", "id_infrared"}
+    term.after_step()
+    assert not any(map(len, term.queues))
+
+
 def test_proxy_options():
     f, batch = torch.randn(4, 4, requires_grad=True), make_batch((0, 1), (1, 2))
     term = memory_term(detach_ms=True, cosine_ce=True, ce_scale=8.0, storage="float16", stage1_epochs=0)

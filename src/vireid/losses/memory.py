@@ -21,7 +21,7 @@ from vireid.records import Batch, Modality
 class MemoryOptions(Options):
     """Options of the proxies, their memories and the unidirectional metric."""
 
-    weight: float = Field(1.0, ge=0, description="of the two unidirectional losses, lambda")
+    weight: float = Field(1.0, ge=0, description="of the two unidirectional losses, lambda; 0 keeps no memory")
     proxy_weight: float = Field(1.0, ge=0, description="of the two modality-specific identity losses")
     alpha: float = Field(32.0, gt=0, description="scale of the metric")
     delta: float = Field(0.1, description="margin of the metric")
@@ -119,13 +119,13 @@ class ProxyMemory(Term):
         self._batch_labels: Tensor | None = None
 
     def forward(self, embedding: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return `id_visible`, `id_infrared`, `visible_to_infrared` and `infrared_to_visible`.
+        """Return `id_visible`, `id_infrared` and, with a weight, `visible_to_infrared` and `infrared_to_visible`.
 
         Args:
             embedding: (N, D) what the method searches with, before L2 normalisation.
             batch: rows of any modality in any order; an absent modality's terms are 0.
         """
-        if self.options.enqueue == "batch":
+        if self.options.weight and self.options.enqueue == "batch":
             self._batch_labels = all_rows(batch.pid).unique()
         scale = self.options.ce_scale if self.options.cosine_ce else None
         terms = {}
@@ -135,12 +135,13 @@ class ProxyMemory(Term):
             weight = cast(nn.Linear, self.proxies[modality]).weight
             identity = identity_loss(f.detach() if self.options.detach_ms else f, pid, weight, scale)
             terms[f"id_{modality}"] = self.options.proxy_weight * identity
-            terms[f"{modality}_to_{other}"] = self.options.weight * self._across(f, pid, other)
+            if self.options.weight:
+                terms[f"{modality}_to_{other}"] = self.options.weight * self._across(f, pid, other)
         return terms
 
     def on_epoch_start(self, epoch: int) -> None:
         """Start the memories with the proxies as they are, at the first epoch of stage 2."""
-        if epoch >= self.options.stage1_epochs and not len(self._queue(Modality.VISIBLE)):
+        if self.options.weight and epoch >= self.options.stage1_epochs and not len(self._queue(Modality.VISIBLE)):
             self._push(None)
 
     def after_step(self) -> None:
