@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 from safetensors.torch import load_file
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from typer.testing import CliRunner
@@ -38,6 +39,7 @@ from vireid.records import Batch
 from vireid.training import open_records
 from vireid.training.checkpoint import latest_checkpoint
 from vireid.training.optim import lr_factor
+from vireid.training.projection import train_projection
 
 PER_MODALITY = {"neighbour_mode": "per_modality", "same_neighbors": 4, "cross_neighbors": 3}
 
@@ -323,6 +325,19 @@ def test_schedules():
         assert recipe.optimizers["main"].weight_decay == 0
         assert recipe.projection == options
     assert set(packaged_recipes("nformer")) == {"sysu_mm01", "regdb", "llcm", "synthetic", "market1501"}
+
+
+def test_the_projection_s_rate_is_halved_by_steps():
+    halving = {"epochs": 2, "lr": 1e-3, "schedule": {"kind": "halving", "halve_every": 2}}
+    sampling = {"identities": 2, "visible": 1, "infrared": 1, "steps": 2}
+    recipe = load_recipe({"method": "nformer", "projection": halving, "sampling": sampling})
+    features, rates = randn(16, 12, dtype=torch.float32), []
+    hook = register_optimizer_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
+    try:
+        train_projection(refiner(project=True, dim=8), features, np.arange(16) // 4, np.arange(16) % 2, recipe)
+    finally:
+        hook.remove()
+    assert rates[::2] == [1e-3, 1e-3, 5e-4, 5e-4]  # the other steps are of the centres
 
 
 def test_determinism_and_autocast():

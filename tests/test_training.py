@@ -33,6 +33,7 @@ from vireid.training.optim import build_optimizers, limit_gradients, lr_factor, 
 from vireid.training.precision import PhasePrecision, loss_scaling
 from vireid.weights import SHIPPED
 
+BLUR = "augment.infrared.jitter_or_blur"
 ONE_INFRARED = "sampling.identities=1 sampling.visible=2 sampling.infrared=1"
 AGW_CM = Schedule()
 AGW_SM = Schedule(warmup_epochs=10, warmup_start=0.01, milestones=(39, 69))
@@ -161,6 +162,7 @@ def test_only_float16_on_a_gpu_scales_losses(name, device, scaled):
         ("optimizers.main.lr_scale.trunk=2", "no parameter group trunk"),
         ("validation.feature=maps", "validation.feature=maps: method agw has no such vector, use global, pooled"),
         ("validation.protocol=sysu-all", "protocol sysu-all is for sysu_mm01, not manifest: use cross-ir2vis or"),
+        (f"{BLUR}.p=1 {BLUR}.radius=32", "radius=32 is too wide for images of 64x32 pixels"),
         ("method=cmlspge", "6 stripes do not divide the 4 rows of the feature map"),
         ("method=msclnet", "6 stripes do not divide the 4 rows of the feature map"),
         ("optimizers.main.phase=head", "optimizers.main.phase=head: the method's steps have other phases: main"),
@@ -226,6 +228,10 @@ def test_junk_is_no_training_identity():
         ("data.image_size=[0,5]", "data.image_size.0: Input should be greater than 0"),
         ("optimizers.main.betas=[0.9,2]", "optimizers.main.betas.1: Input should be less than 1"),
         ("optimizers.main.momentum=-1", "optimizers.main.momentum: Input should be greater than or equal to 0"),
+        ("schedule.gamma=-0.1", "Input should be greater than 0"),
+        ("schedule.gamma=[0.5,0.2,0.1]", "schedule: 3 factors gamma for 2 milestones: give one for each"),
+        ("augment.visible.erasing.area=[-1,-0.5]", "area.0: Input should be greater than or equal to 0"),
+        ("augment.infrared.jitter_or_blur.sigma=[0,0]", "sigma.0: Input should be greater than 0"),
         ("epochs=2026-13-01", "the value is not YAML"),
     ],
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, PositiveInt, SerializeAsAny, field_validator, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, SerializeAsAny, field_validator, model_validator
 
 from vireid.data.augment import Augment
 from vireid.data.sampler import Sampling
@@ -64,9 +64,18 @@ class Schedule(Options):
     warmup_start: float = Field(0.0, ge=0, description="factor that the linear warm-up starts from")
     warmup_offset: Literal[0, 1] = Field(1, description="epoch e warms up to (e + offset) / warmup_epochs")
     milestones: tuple[int, ...] = (20, 50)
-    gamma: float | tuple[float, ...] = Field(0.1, description="factor at each milestone, or one for each")
+    gamma: PositiveFloat | tuple[PositiveFloat, ...] = Field(
+        0.1, description="factor at each milestone, or one for each"
+    )
     final: float = Field(0.01, ge=0)
     halve_every: int = Field(25_000, gt=0)
+
+    @model_validator(mode="after")
+    def _pair_factors(self) -> Schedule:
+        if isinstance(self.gamma, tuple) and len(self.gamma) != len(self.milestones):
+            factors = f"{len(self.gamma)} factors gamma for {len(self.milestones)} milestones"
+            raise ValueError(f"{factors}: give one for each, or a single number")
+        return self
 
 
 class ProjectionTraining(Options):

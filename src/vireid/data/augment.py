@@ -6,20 +6,23 @@ Every random number comes from the generator that is passed in, so a step's augm
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 from torch import Generator, Tensor
 from torchvision.transforms.v2.functional import adjust_brightness, adjust_contrast, gaussian_blur
 
+from vireid.errors import InputError
 from vireid.options import Options
 from vireid.records import FLIPPED_KEYPOINTS, Batch, Modality
 
 ERASING_TRIES = 100
 GRAY = (0.2989, 0.5870, 0.1140)
 """Luma weights of the channel augmentation (CAJ)."""
+Share = Annotated[float, Field(ge=0, le=1)]
+"""A part of a whole."""
 
 
 class ChannelExchange(Options):
@@ -55,7 +58,7 @@ class ChannelRandomErasing(Options):
     """
 
     p: float = Field(0.0, ge=0, le=1)
-    area: tuple[float, float] = (0.02, 0.4)
+    area: tuple[Share, Share] = Field((0.02, 0.4), description="least and largest share of the image")
     aspect: float = Field(0.3, gt=0, le=1)
     value: tuple[float, float, float] = Field((0.4914, 0.4822, 0.4465), description="written after normalisation")
     regions: Literal["shared", "per_channel"] = Field("shared", description="one rectangle, or one for each channel")
@@ -95,12 +98,19 @@ class JitterOrBlur(Options):
     brightness: float = Field(0.3, ge=0, le=1, description="factor within 1 - brightness and 1 + brightness")
     contrast: float = Field(0.3, ge=0, le=1, description="factor within 1 - contrast and 1 + contrast")
     radius: int = Field(10, ge=0, description="of the blur, 10 for a kernel of 21 x 21 pixels")
-    sigma: tuple[float, float] = Field((0.1, 3.0), description="of the blur, in pixels")
+    sigma: tuple[PositiveFloat, PositiveFloat] = Field((0.1, 3.0), description="of the blur, in pixels")
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
-        """Map (N, 3, H, W) images in [0, 1] to images of the same shape."""
+        """Map (N, 3, H, W) images in [0, 1] to images of the same shape.
+
+        Raises:
+            InputError: for images that the blur, which mirrors their borders, is too wide for.
+        """
         if self.p == 0 or not len(images):
             return images
+        if self.radius >= min(images.shape[2:]):
+            size = "x".join(map(str, images.shape[2:]))
+            raise InputError(f"jitter_or_blur.radius={self.radius} is too wide for images of {size} pixels: lower it")
         out, (low, high) = images.clone(), self.sigma
         for row, (chosen, kind, *draws) in enumerate(torch.rand((len(images), 4), generator=generator).tolist()):
             if chosen >= self.p:

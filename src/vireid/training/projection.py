@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -42,10 +44,11 @@ def train_projection(
     optimizer = torch.optim.Adam([*trained, *classifier.parameters()], lr=options.lr, weight_decay=options.weight_decay)
     centers = torch.optim.SGD(center.parameters(), lr=options.center_lr)
     pids = torch.from_numpy(labels)
+    steps = count()
     for epoch in range(options.epochs):
-        factor = lr_factor(options.schedule, epoch, options.epochs)
-        optimizer.param_groups[0]["lr"] = options.lr * factor
         for batch in epoch_batches(labels, modality, recipe.sampling, seed=recipe.seed, epoch=epoch):
+            factor = lr_factor(options.schedule, epoch, options.epochs, next(steps))
+            optimizer.param_groups[0]["lr"] = options.lr * factor
             rows = torch.from_numpy(batch)
             z, g = projection(features[rows])
             loss = torch.stack(list(identity_losses(z, classifier(g), pids[rows], method.options, center).values()))
