@@ -13,6 +13,7 @@ from torch.func import grad, vmap
 
 import vireid
 from command_runs import command, train_by_command
+from vireid.bundle import BundleCard, load_bundle, save_bundle
 from vireid.errors import InputError
 from vireid.losses import MemoryOptions, ProxyMemory, ProxyQueue, UnidirectionalLoss, identity_loss
 from vireid.methods import build
@@ -361,6 +362,18 @@ def test_variants_learn_and_search_without_their_proxies(options):
     assert torch.allclose(before.norm(dim=1), torch.ones(3), atol=1e-5)
     assert torch.equal(before, after)
     assert not torch.allclose(before, swapped, atol=1e-4)
+
+
+def test_a_bundle_is_opened_without_its_memories(tmp_path, monkeypatch):
+    backbone = {"name": "resnet18", "weights": "none"}
+    method = build("maum", num_classes=2, backbone=backbone)
+    assert set(method.terms) == {"memory0"}
+    facts = {"image_size": (64, 32), "mean": method.mean, "std": method.std, "training_data": "none"}
+    save_bundle(
+        tmp_path / "b.safetensors", method, BundleCard(method="maum", backbone=backbone, num_classes=2, **facts)
+    )
+    monkeypatch.setattr("vireid.methods.maum.ProxyMemory", None)
+    assert not load_bundle(tmp_path / "b.safetensors")[0].terms
 
 
 def test_stripes_must_divide_the_map():

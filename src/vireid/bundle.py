@@ -119,8 +119,7 @@ def load_bundle(path: Path, options: dict[str, Any] | None = None) -> tuple[Meth
     card = read_card(path)
     card = card.model_copy(update={"options": {**card.options, **(options or {})}})
     backbone = card.backbone.model_copy(update={"weights": "none"})
-    method = build(card.method, num_classes=card.num_classes, backbone=backbone, **card.options)
-    method.terms.clear()
+    method = build(card.method, num_classes=card.num_classes, backbone=backbone, training=False, **card.options)
     weights = load_file(find(path))
     shapes = {name: tensor.shape for name, tensor in method.state_dict().items()}
     found = {name: tensor.shape for name, tensor in weights.items()}

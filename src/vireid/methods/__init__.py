@@ -77,6 +77,7 @@ def build(
     num_classes: int,
     backbone: BackboneOptions | dict[str, Any] | None = None,
     terms: dict[str, dict[str, Any]] | None = None,
+    training: bool = True,
     **options: Any,
 ) -> Method:
     """Build a method, with weights as `backbone` says.
@@ -86,6 +87,7 @@ def build(
         num_classes: C, number of training identities.
         backbone: trunk options or their dict; the default is EfficientNet-Lite0 with packaged weights.
         terms: options of extra loss terms by name, see `vireid.losses.TERMS`; each is fed the method's embedding.
+        training: add the terms of the method itself, such as MAUM's memories, which a search does without.
         options: the method's own options, see its `Options`.
 
     Raises:
@@ -96,6 +98,7 @@ def build(
     parsed = parse_options(name, options)
     extra = parse_terms(name, terms or {})
     method = method_class(name)(num_classes, backbone, parsed)
+    method.terms.update(method.own_terms() if training else {})
     for key, term in extra.items():
         method.terms[key] = TERMS[key](num_classes, method.embedding_dim, term)
     return method

@@ -92,6 +92,10 @@ class Method(nn.Module):
         """Return the losses of all attached terms on an embedding (N, embedding_dim), named `term_loss`."""
         return _flat({key: term(embedding, batch) for key, term in self._terms().items()})
 
+    def own_terms(self) -> dict[str, Term]:
+        """Return new terms that the method always trains with; `build` adds them to `terms`."""
+        return {}
+
     def parameter_groups(self) -> list[ParameterGroup]:
         """Split the parameters; by default `backbone` (the module `network`) and `head` (the rest)."""
         trunk = [p for name, p in self.named_parameters() if name.startswith("network.")]

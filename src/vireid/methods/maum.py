@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from vireid.losses import MemoryOptions, ProxyMemory, batch_hard_triplet, identity_loss
+from vireid.losses import MemoryOptions, ProxyMemory, Term, batch_hard_triplet, identity_loss
 from vireid.methods.base import Features, Method, normalize
 from vireid.nn import (
     AveragePool,
@@ -68,8 +68,6 @@ class MAUM(Method):
             self.head = GlobalHead(trunk.dim, options.neck, pool)
             parts, dim = 1, trunk.dim
         self.classifiers = nn.ModuleList(IdentityClassifier(dim, num_classes) for _ in range(parts))
-        for part in range(parts):
-            self.terms[f"memory{part}"] = ProxyMemory(num_classes, dim, options.memory)
         self.mean, self.std, self.embedding_dim = trunk.mean, trunk.std, parts * dim
 
     def forward(self, images: Tensor, modality: Tensor) -> Tensor:
@@ -79,6 +77,12 @@ class MAUM(Method):
     def features(self, images: Tensor, modality: Tensor, **side: Tensor) -> Features:
         """Return `global` (N, parts D), L2-normalised."""
         return {"global": normalize(self(images, modality).flatten(1))}
+
+    def own_terms(self) -> dict[str, Term]:
+        """Return a memory for each stripe."""
+        heads = [cast(nn.Linear, head) for head in self.classifiers]
+        memories = (ProxyMemory(head.out_features, head.in_features, self.options.memory) for head in heads)
+        return {f"memory{part}": memory for part, memory in enumerate(memories)}
 
     def losses(self, batch: Batch, phase: str = "main") -> dict[str, Tensor]:
         """L = L_ID + L_RGB + L_IR + lambda (L_R->I + L_I->R), averaged over stripes; lambda is 0 in stage 1."""
