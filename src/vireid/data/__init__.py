@@ -52,7 +52,7 @@ def require_root(name: str, root: Path | None) -> Path:
     if root is None:
         info = find_dataset(name)
         raise InputError(f"pass --root DIR, the folder of {info.title}; to get the data, {info.access}")
-    return root.expanduser()
+    return Path(root).expanduser()
 
 
 def open_dataset(name: str, root: str | Path, /, *, keypoints: str | Path | None = None, **options: object) -> Records:
