@@ -122,7 +122,7 @@ def _cross_batches(
         parts = []
         for (rows, starts, counts), k, shown in tables:
             pick = rng.integers(counts[chosen][:, None], size=(len(chosen), k))
-            parts.append(rows[starts[chosen][:, None] + pick][mine][shown[mine]].ravel())
+            parts.append(rows[starts[chosen][:, None] + pick][mine & shown].ravel())
         batches.append(np.concatenate(parts))
     return batches
 

@@ -155,5 +155,5 @@ class EnhancedSquaredDifference(nn.Module):
     def _phi(self, gap: Tensor) -> Tensor:
         if not self.square:
             return self.gamma * gap
-        magnitude = torch.where(self.clamped(gap), self.clamp or 0.0, self.gamma * gap.square())
-        return torch.where(gap > 0, magnitude, -magnitude)
+        limit = torch.inf if self.clamp is None else self.clamp
+        return gap.sign() * (self.gamma * gap.square()).clamp(max=limit)

@@ -78,8 +78,9 @@ class TrainingModule(LightningModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Let the method complete the batch, then augment it, on the device."""
-        step = (self.recipe.seed, self.current_epoch, self.trainer.fit_loop.epoch_loop.total_batch_idx + 1)
-        generator = torch.Generator().manual_seed(_seed(*step, self.global_rank))
+        number = self.trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        seed = _seed(self.recipe.seed, self.current_epoch, number, self.global_rank)
+        generator = torch.Generator().manual_seed(seed)
         batch = self.method.prepare(batch, generator)
         batch = self.recipe.augment(batch, self.method.mean, self.method.std, generator, self.current_epoch)
         return replace(batch, images=batch.images.contiguous(memory_format=self.precision.memory_format))

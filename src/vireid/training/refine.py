@@ -119,15 +119,20 @@ class FeatureSequences(LightningDataModule):
         """Return the loader of the trainer's current epoch."""
         assert self.trainer is not None
         assert self.method is not None
-        epoch, seed = self.trainer.current_epoch, self.recipe.seed
+        epoch = self.trainer.current_epoch
         pool = self.views(epoch) if self.recipe.sequences.pool_views == "train" else self.images()
         device = next(self.method.parameters()).device
         tokens = self.method.project(pool.features.to(device)).cpu()
         unit = torch.nn.functional.normalize(tokens, dim=1)
         raw = self.method.options.input_norm == "reference"
-        ranks = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
         batches = epoch_sequences(
-            tokens if raw else unit, pool.modality.numpy(), self.recipe.sequences, seed=seed, epoch=epoch, **ranks
+            tokens if raw else unit,
+            pool.modality.numpy(),
+            self.recipe.sequences,
+            seed=self.recipe.seed,
+            epoch=epoch,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
         )
         return DataLoader(SequenceBatches(pool._replace(features=tokens), batches), batch_size=None, collate_fn=as_is)
 
