@@ -19,8 +19,8 @@ class GeneralizedMeanPool(nn.Module):
         channels: needed for `channel`.
 
     A fixed exponent adds 1e-12 to the mean (an all-zero channel gives 1e-4 at p=3); a learned one clamps the
-    input to 1e-6, as the two official AGW recipes do. A mean below zero, of a trunk
-    with negative entries, counts as zero.
+    input to 1e-6, as the two official AGW recipes do. A mean below zero, of a trunk with negative entries, counts as
+    zero.
 
     Shape: (B, C, H, W) -> (B, C).
     """

@@ -103,9 +103,8 @@ def _fit(recipe: Recipe, run: Path, console: Console, launch: Launch, *, resumed
     refines = recipe.encoder is not None
     with progress_bar("decoding images into the cache", console) as show:
         data = FeatureSequences(recipe, records, run, show) if refines else TrainingData(recipe, records, show)
-        method = _build(
-            recipe, data, launch, trained=checkpoint is not None
-        )  # first, so that what is refused leaves nothing behind
+        # the method first, so that what is refused leaves nothing behind
+        method = _build(recipe, data, launch, trained=checkpoint is not None)
         card = _card(recipe, data, method)
         bundles = (RefinerBundles if refines else Bundles)(run, recipe, card, records, protocol, console)
         if is_rank_zero():
