@@ -1,6 +1,7 @@
 """The web page: by plain forms, and in headless Chromium through a real search on rendered people."""
 
 import base64
+import html
 import io
 import re
 import shutil
@@ -197,6 +198,20 @@ def test_a_candidate_that_is_erased_meanwhile_is_left_out(site, monkeypatch):
     page = Visitor(site, "olga").http.get("/verification")
     assert page.status_code == 200
     assert re.findall(r'name="track" value="([^"]+)"', page.text) == ["t4"]
+
+
+def test_candidates_under_verification_are_paged(site):
+    olga, use = Visitor(site, "olga"), Use(purpose="why", case="a & b")
+    for number in range(61):
+        site.gallery.confirmations.propose(f"sha256:{number}", "t4", use)
+    seen, path = [], "/verification?case=a+%26+b"
+    while path:
+        page = olga.http.get(path).text
+        seen.append(re.findall(r"sha256:\d+", page))
+        link = re.search(r'href="(/verification\?[^"]+)">More', page)
+        path = html.unescape(link[1]) if link else None
+    assert [len(queries) for queries in seen] == [60, 1]
+    assert len({query for queries in seen for query in queries}) == 61
 
 
 def test_stored_pictures_are_paged_and_lead_to_a_search(site):

@@ -170,11 +170,19 @@ async def crop(id: str, caller: Viewer, service: Shared) -> Response:
 
 
 @router.get("/verification")
-async def verification(caller: Viewer, session: Signed, service: Shared, case: str = "") -> Response:
-    """Show the candidates under verification, of one case or of all, newest first."""
-    entries = await service.run(caller.gallery.confirmations.list, case or None)
-    rows = await service.run(lambda: [row for entry in reversed(entries) for row in _rows(caller, entry)])
-    return html("verification.html", **_common(caller, session), rows=rows, case=case)
+async def verification(
+    request: Request,
+    caller: Viewer,
+    session: Signed,
+    service: Shared,
+    case: str = "",
+    skip: Annotated[int, Query(ge=0)] = 0,
+) -> Response:
+    """Show a page of the candidates under verification, of one case or of all, newest first."""
+    entries = (await service.run(caller.gallery.confirmations.list, case or None))[::-1][skip:]
+    rows = await service.run(lambda: [row for entry in entries[:_PAGE] for row in _rows(caller, entry)])
+    more = request.url.include_query_params(skip=skip + _PAGE).query if len(entries) > _PAGE else ""
+    return html("verification.html", **_common(caller, session), rows=rows, case=case, more=more)
 
 
 def _rows(caller: Caller, entry: Confirmation) -> list[dict[str, Any]]:
