@@ -229,7 +229,7 @@ def _replaced(
     before = {row.id: row for row in session.execute(_STORED, {"ids": list(after)})}
     changed = {id: row for id, row in before.items() if tuple(row) != after[id]}
     touched = {row.track: row.id for row in changed.values()}
-    touched |= {item.track or item.id: item.id for item in items if item.id in changed or item.id not in before}
+    touched |= {item.in_track: item.id for item in items if item.id in changed or item.id not in before}
     looked_at = or_(
         among(ConfirmationRow.track, touched), among(ConfirmationRow.query, [f"item:{item_id}" for item_id in changed])
     )
@@ -264,7 +264,7 @@ def _row(item: NewItem) -> dict[str, Any]:
         "camera": item.camera,
         "modality": int(item.modality),
         "time": None if item.time is None else to_milliseconds(item.time),
-        "track": item.track or item.id,
+        "track": item.in_track,
         "box": None if item.box is None else list(item.box),
         "frame": item.frame,
         "source": item.source,
@@ -278,7 +278,7 @@ def _put_cameras_and_tracks(session: Session, items: Sequence[NewItem]) -> None:
     kinds: dict[str, tuple[str, int]] = {}
     for item in items:
         kind = (item.camera, int(item.modality))
-        _same_kind(item.track or item.id, kinds.setdefault(item.track or item.id, kind), kind)
+        _same_kind(item.in_track, kinds.setdefault(item.in_track, kind), kind)
     _insert_new(session, TrackRow, [{"id": id, "camera": c, "modality": m} for id, (c, m) in sorted(kinds.items())])
     for track in session.scalars(select(TrackRow).where(among(TrackRow.id, kinds))):
         _same_kind(track.id, (track.camera, track.modality), kinds[track.id])

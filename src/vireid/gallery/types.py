@@ -103,6 +103,11 @@ class NewItem(Options):
     source: Text = ""
     person: Name | None = None
 
+    @property
+    def in_track(self) -> str:
+        """Id of the track it belongs to, its own where none is given."""
+        return self.track or self.id
+
 
 class Item(NewItem):
     """A stored item: `track` is always set."""

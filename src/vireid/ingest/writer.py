@@ -76,7 +76,7 @@ class Writer:
         checkpoint: tuple[str, dict[str, Any]] | None,
     ) -> None:
         rows = list(range(len(items)))
-        track_of = {item.id: item.track or item.id for item in items}
+        track_of = {item.id: item.in_track for item in items}
         while True:
             new, pictures = [items[row] for row in rows], [crops[row] for row in rows]
             try:
@@ -84,7 +84,7 @@ class Writer:
                 return
             except UnderVerification as refusal:
                 track = track_of[refusal.item]
-                rows = [row for row in rows if track_of[items[row].id] != track]
+                rows = [row for row in rows if items[row].in_track != track]
                 self._refused[track] += len(new) - len(rows)
 
     def _vectors(self, images: list[NDArray[np.uint8]], modality: NDArray[np.int64]) -> NDArray[np.float32]:
