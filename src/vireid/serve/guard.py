@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vireid.serve.auth import COOKIE, Caller
-from vireid.serve.limits import Limits, Refusal
+from vireid.serve.limits import Refusal
 from vireid.serve.page.render import error_page
 from vireid.serve.service import Service
 
@@ -53,15 +53,16 @@ class Guard:
                 sentence = "the form is in another character set: send it in UTF-8"
                 await error_answer(scope, 415, sentence)(scope, receive, send)
                 return
+            limits = self.service.limits
             with self.service.load.admit(caller.key.id):
-                await self.app(scope, _bounded(scope, receive, self.service.limits), send)
+                await self.app(scope, _bounded(scope, receive, limits.body_bytes, limits.body_seconds), send)
         except Refusal as refusal:
             self.service.metrics.refused.labels(refusal.reason).inc()
             headers = {"retry-after": str(refusal.retry_after)}
             await error_answer(scope, refusal.status, str(refusal), headers)(scope, receive, send)
 
     async def _serve_anyone(self, scope: Scope, receive: Receive, send: Send) -> None:
-        bounded = _bounded(scope, receive, self.service.limits.model_copy(update={"body_bytes": OPEN_BYTES}))
+        bounded = _bounded(scope, receive, OPEN_BYTES, self.service.limits.body_seconds)
         if scope["path"] == "/healthz":  # whatever strangers do, the service is seen to be alive
             await self.app(scope, bounded, send)
             return
@@ -119,16 +120,16 @@ def _charset(scope: Scope) -> bytes:
     return options.get(b"charset", _CHARSETS[0]).lower()
 
 
-def _bounded(scope: Scope, receive: Receive, limits: Limits) -> Receive:
-    too_large = f"the request is larger than {limits.body_bytes:,} bytes: send a smaller picture or fewer items"
-    too_slow = f"the body did not arrive within {limits.body_seconds:g} seconds: send it again"
+def _bounded(scope: Scope, receive: Receive, limit: int, seconds: float) -> Receive:
+    too_large = f"the request is larger than {limit:,} bytes: send a smaller picture or fewer items"
+    too_slow = f"the body did not arrive within {seconds:g} seconds: send it again"
     declared = Headers(scope=scope).get("content-length", "0")
-    deadline: float | None = asyncio.get_running_loop().time() + limits.body_seconds
+    deadline: float | None = asyncio.get_running_loop().time() + seconds
     total = 0
 
     async def read() -> Message:
         nonlocal total, deadline
-        if declared.isdecimal() and int(declared) > limits.body_bytes:
+        if declared.isdecimal() and int(declared) > limit:
             raise HTTPException(413, too_large)
         try:
             async with asyncio.timeout_at(deadline):
@@ -138,7 +139,7 @@ def _bounded(scope: Scope, receive: Receive, limits: Limits) -> Receive:
         if not message.get("more_body", False):
             deadline = None  # what comes now is that the client has gone
         total += len(message.get("body", b""))
-        if total > limits.body_bytes:
+        if total > limit:
             raise HTTPException(413, too_large)
         return message
 
