@@ -294,9 +294,9 @@ def test_a_reader_beside_a_writer(gallery, people):
 
 def test_pages_tracks_and_counts(gallery, people):
     ids = [item.id for item in people[0]]
-    first = gallery.items(limit=20)
-    second = gallery.items(limit=20, after=first[-1].id)
-    assert [item.id for item in first + second] == ids
+    first, following = gallery.page(limit=20)
+    second, end = gallery.page(limit=20, after=following)
+    assert ([item.id for item in first + second], end) == (ids, None)
     assert [t.id for t in gallery.tracks(Filter(cameras=("yard",)), limit=2, after="p1-t1")] == ["p2-t1", "p3-t1"]
     assert [item.id for item in gallery.track_items("p1-t0")] == ["p1-t0-0", "p1-t0-1", "p1-t0-2"]
     assert gallery.known(["p0-t0-0", "nothing"]) == {"p0-t0-0": first[0]}
@@ -306,6 +306,13 @@ def test_pages_tracks_and_counts(gallery, people):
     yard = stats.cameras[1]
     assert (yard.camera.id, yard.items, yard.tracks, yard.first) == ("yard", 18, 6, NOON + timedelta(hours=12))
     assert stats.bytes_on_disk > 0
+
+
+def test_pages_go_on_when_the_last_item_of_one_is_deleted(gallery, people):
+    ids = [item.id for item in people[0]]
+    first, following = gallery.page(limit=20)
+    gallery.delete(USE, ids=[first[-1].id, ids[20]])
+    assert [item.id for item in gallery.page(limit=20, after=following)[0]] == ids[21:]
 
 
 @pytest.mark.parametrize("call", ["item", "crop", "track", "track_items"])

@@ -41,23 +41,16 @@ class Catalogue:
         self.database = database
         self.settings = settings
 
-    def items(self, where: Filter = EVERYTHING, *, limit: int = 100, after: str | None = None) -> list[Item]:
-        """Return items in order of adding.
+    def items(self, where: Filter = EVERYTHING, *, limit: int = 100) -> list[Item]:
+        """Return the first `limit` items that meet a filter, in order of adding."""
+        return self.page(where, limit=limit)[0]
 
-        Args:
-            where: which items.
-            limit: at most this many.
-            after: id of the last item of the page before.
-
-        Raises:
-            InputError: when `after` is no stored item.
-        """
-        conditions = store.conditions(where)
+    def page(self, where: Filter = EVERYTHING, *, limit: int = 100, after: int = -1) -> tuple[list[Item], int | None]:
+        """Return items in order of adding, and the `after` of the page that follows; None when this is the last."""
         with self.database.read() as records:
-            if after is not None:
-                conditions.append(ItemRow.key > self._key(records, after))
-            statement = store.select_items(*conditions).order_by(ItemRow.key).limit(limit)
-            return [store.to_item(row) for row in records.execute(statement)]
+            statement = store.select_items(ItemRow.key > after, *store.conditions(where))
+            rows = records.execute(statement.order_by(ItemRow.key).limit(limit)).all()
+        return [store.to_item(row) for row in rows], rows[-1].key if len(rows) == limit else None
 
     def item(self, item_id: str) -> Item:
         """Return one item.

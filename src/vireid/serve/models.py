@@ -118,7 +118,7 @@ class ItemPage(Options):
     """Items in order of adding; pass `next` as `after` for the page that follows."""
 
     items: tuple[Item, ...]
-    next: Name | None
+    next: int | None
 
 
 class TrackPage(Options):

@@ -59,14 +59,16 @@ def item_filter(
 
 Where = Annotated[Filter, Depends(item_filter)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
-After = Annotated[Name | None, Query(description="`next` of the page before.")]
+_NEXT = "`next` of the page before."
+AfterItem = Annotated[int, Query(ge=-1, lt=2**63, description=_NEXT)]
+AfterTrack = Annotated[Name | None, Query(description=_NEXT)]
 
 
 @router.get("/items", tags=["items"], responses=error_responses())
-async def items(where: Where, caller: Viewer, service: Shared, limit: Limit = 100, after: After = None) -> ItemPage:
+async def items(where: Where, caller: Viewer, service: Shared, limit: Limit = 100, after: AfterItem = -1) -> ItemPage:
     """List stored items in order of adding."""
-    page = await service.run(caller.gallery.items, where, limit=limit, after=after)
-    return ItemPage(items=tuple(page), next=page[-1].id if len(page) == limit else None)
+    page, following = await service.run(caller.gallery.page, where, limit=limit, after=after)
+    return ItemPage(items=tuple(page), next=following)
 
 
 @router.get("/items/{id:path}", tags=["items"], responses=error_responses(404))
@@ -85,7 +87,9 @@ async def image(id: str, caller: Viewer, service: Shared) -> Response:
 
 
 @router.get("/tracks", tags=["items"], responses=error_responses())
-async def tracks(where: Where, caller: Viewer, service: Shared, limit: Limit = 100, after: After = None) -> TrackPage:
+async def tracks(
+    where: Where, caller: Viewer, service: Shared, limit: Limit = 100, after: AfterTrack = None
+) -> TrackPage:
     """List tracks: one track is one passage of one person before one camera."""
     page = await service.run(caller.gallery.tracks, where, limit=limit, after=after)
     return TrackPage(tracks=tuple(page), next=page[-1].id if len(page) == limit else None)
