@@ -6,15 +6,16 @@ random directions around one centre a track; the 1 % filter asks for two of twen
 of the time. "Calibrated" searches each modality by itself, as a calibrated gallery must.
 """
 
-import argparse
 import tempfile
 import time
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import faiss
 import numpy as np
+import typer
 
 from measure import print_header
 from vireid.gallery import Filter, Gallery, NewItem, Query, Use
@@ -121,29 +122,30 @@ def calibration(gallery):
     return Calibration(target_fpr=0.1, bundle_sha256=bundle, made=datetime.now(UTC), pairs=pairs)
 
 
-def main():
+def main(
+    items: Annotated[list[int] | None, typer.Option(help="sizes of the gallery; default: 100000, 1000000")] = None,
+    dim: int = 512,
+    queries: int = 100,
+    disk: Annotated[
+        Path | None, typer.Option("--folder", help="where the gallery is made, on the disk to be measured")
+    ] = None,
+):
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--items", type=int, nargs="+", default=[100_000, 1_000_000])
-    parser.add_argument("--dim", type=int, default=512)
-    parser.add_argument("--queries", type=int, default=100)
-    parser.add_argument("--folder", type=Path, help="where the gallery is made, on the disk to be measured")
-    options = parser.parse_args()
     print_header()
-    for count in options.items:
-        print(f"\n{count} x {options.dim}, exact, {faiss.omp_get_max_threads()} threads")
+    for count in items or [100_000, 1_000_000]:
+        print(f"\n{count} x {dim}, exact, {faiss.omp_get_max_threads()} threads")
         print(f"{'':52s}{'p50 ms':>9s}{'p95 ms':>9s}{'a second':>10s}{'of SQfp16':>11s}")
-        vectors = make_vectors(count, options.dim)
-        queries = make_vectors(max(options.queries, BATCH), options.dim)[::-1] + 0.5 * vectors[:1]
-        queries = np.ascontiguousarray(queries / np.linalg.norm(queries, axis=1, keepdims=True), np.float32)
+        vectors = make_vectors(count, dim)
+        asked = make_vectors(max(queries, BATCH), dim)[::-1] + 0.5 * vectors[:1]
+        asked = np.ascontiguousarray(asked / np.linalg.norm(asked, axis=1, keepdims=True), np.float32)
         memory_limit(vectors)
-        plain_faiss("FAISS flat float32", faiss.IndexFlatIP(options.dim), vectors, queries)
+        plain_faiss("FAISS flat float32", faiss.IndexFlatIP(dim), vectors, asked)
         half = faiss.ScalarQuantizer.QT_fp16
-        index = faiss.IndexScalarQuantizer(options.dim, half, faiss.METRIC_INNER_PRODUCT)
-        plain = plain_faiss("FAISS SQ float16", index, vectors, queries)
+        index = faiss.IndexScalarQuantizer(dim, half, faiss.METRIC_INNER_PRODUCT)
+        plain = plain_faiss("FAISS SQ float16", index, vectors, asked)
         del index
-        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-            with Gallery.create(Path(folder) / "gallery", dim=options.dim) as gallery:
+        with tempfile.TemporaryDirectory(dir=disk) as folder:
+            with Gallery.create(Path(folder) / "gallery", dim=dim) as gallery:
                 print(
                     f"stored {fill(gallery, vectors):.0f} rows a second, {gallery.stats().bytes_on_disk / 1e9:.2f} GB"
                 )
@@ -152,8 +154,8 @@ def main():
                 began = time.perf_counter()
                 gallery.refresh()
                 print(f"vectors read at start in {time.perf_counter() - began:.1f} s")
-                gallery_rows(gallery, queries, plain)
+                gallery_rows(gallery, asked, plain)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -3,12 +3,12 @@
 python benchmarks/ingest.py vtest.avi demo/run/last.safetensors --figure docs/images/ingest.png
 """
 
-import argparse
 import io
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import typer
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -49,27 +49,20 @@ def draw(gallery, out, columns=3, most=21):
     Image.open(out).convert("RGB").quantize(256).save(out, optimize=True)
 
 
-def main():
+def main(video: Path, bundle: Path, detector: str = "hog", max_frames: int | None = None, figure: Path | None = None):
     """Print the table, draw the figure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("video", type=Path)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--detector", default="hog")
-    parser.add_argument("--max-frames", type=int)
-    parser.add_argument("--figure", type=Path)
-    options = parser.parse_args()
     print_header()
     detecting, embedding = [], []
-    with Video(options.video) as video:
-        detect = clocked(open_detector(options.detector, min_height=max(48, video.height // 9)), detecting)
-    plan = Plan.of(camera=("gate",), start="2026-05-03T12:00:00Z", max_frames=options.max_frames)
-    with TemporaryDirectory() as folder, Gallery.create(Path(folder) / "g", bundle=options.bundle) as gallery:
+    with Video(video) as video:
+        detect = clocked(open_detector(detector, min_height=max(48, video.height // 9)), detecting)
+    plan = Plan.of(camera=("gate",), start="2026-05-03T12:00:00Z", max_frames=max_frames)
+    with TemporaryDirectory() as folder, Gallery.create(Path(folder) / "g", bundle=bundle) as gallery:
         embed = clocked(gallery.embedder().embed, embedding)
         began = time.process_time()
-        tally = ingest(gallery, options.video, plan, detector=detect, embed=embed).tally
+        tally = ingest(gallery, video, plan, detector=detect, embed=embed).tally
         whole = time.process_time() - began
-        if options.figure:
-            draw(gallery, options.figure)
+        if figure:
+            draw(gallery, figure)
     print(tally)
     rest = whole - sum(detecting) - sum(embedding)
     for name, seconds in [("detect", sum(detecting)), ("embed", sum(embedding)), ("all else", rest), ("whole", whole)]:
@@ -77,4 +70,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

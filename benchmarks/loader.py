@@ -3,7 +3,6 @@
 python benchmarks/loader.py --images 2000          # 288x144 from 400x200 JPEGs, as SYSU-MM01's crops are
 """
 
-import argparse
 import os
 import tempfile
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import typer
 from PIL import Image, ImageOps
 
 from measure import print_header
@@ -48,23 +48,20 @@ def plain(records, rows):
     return torch.stack(batch)
 
 
-def main():
+def main(images: int = 2000):
     """Print images/s of both ways and their ratio."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=2000)
-    count = parser.parse_args().images
     print_header()
     with tempfile.TemporaryDirectory() as name:
         os.environ["VIREID_CACHE"] = str(Path(name) / "cache")
-        records = write_images(Path(name), count)
-        batches = np.random.default_rng(0).integers(0, count, (20, BATCH)).tolist()
+        records = write_images(Path(name), images)
+        batches = np.random.default_rng(0).integers(0, images, (20, BATCH)).tolist()
         started = time.perf_counter()
         for rows in batches[:5]:
             plain(records, rows)
         slow = 5 * BATCH / (time.perf_counter() - started)
         started = time.perf_counter()
         source = CachedImages(records, SIZE)
-        print(f"filling the cache, once          {count / (time.perf_counter() - started):8.0f} images/s")
+        print(f"filling the cache, once          {images / (time.perf_counter() - started):8.0f} images/s")
         dataset, augment = ImageBatches(records, source, records.pid), Augment()
         started = time.perf_counter()
         for step, rows in enumerate(batches):
@@ -75,4 +72,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

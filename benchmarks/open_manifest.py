@@ -1,12 +1,12 @@
 """Seconds to open a manifest of a million images, beside a plain row-by-row reader."""
 
-import argparse
 import csv
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import typer
 
 from measure import measure, print_header, print_row
 from vireid.data import open_dataset
@@ -42,11 +42,8 @@ def read_plainly(folder):
     return table
 
 
-def main():
+def main(rows: int = 1_000_000):
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    rows = parser.parse_args().rows
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write(folder, rows)
@@ -58,4 +55,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -3,7 +3,6 @@
 Needs the bundle that `vireid demo` trains, Chromium and Playwright: `pip install playwright`.
 """
 
-import argparse
 import io
 import shutil
 import tempfile
@@ -11,8 +10,10 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 import uvicorn
 from PIL import Image
 from playwright.sync_api import sync_playwright
@@ -138,26 +139,25 @@ def photograph(gallery, url, pictures, out):
         browser.close()
 
 
-def main():
+def main(
+    bundle: Annotated[Path, typer.Argument(help="such as demo/run/best.safetensors")],
+    out: Path = Path("docs/images"),
+    people: int = 40,
+    shots: Annotated[int, typer.Option(help="pictures of a passage")] = 5,
+    known: Annotated[int, typer.Option(help="number of the person searched for")] = 34,
+    absent: Annotated[int, typer.Option(help="number of a person who is not in the gallery")] = 1002,
+):
     """Write the pictures."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("bundle", type=Path, help="such as demo/run/best.safetensors")
-    parser.add_argument("--out", type=Path, default=Path("docs/images"))
-    parser.add_argument("--people", type=int, default=40)
-    parser.add_argument("--shots", type=int, default=5, help="pictures of a passage")
-    parser.add_argument("--known", type=int, default=34, help="number of the person searched for")
-    parser.add_argument("--absent", type=int, default=1002, help="number of a person who is not in the gallery")
-    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pictures = {"known": folder / "known.jpg", "absent": folder / "absent.jpg"}
-        pictures["known"].write_bytes(jpeg(options.known, "nir", 90, 3))
-        pictures["absent"].write_bytes(jpeg(options.absent, "nir", 90, 3))
-        gallery = fill(folder, options.bundle, options.people, options.shots)
+        pictures["known"].write_bytes(jpeg(known, "nir", 90, 3))
+        pictures["absent"].write_bytes(jpeg(absent, "nir", 90, 3))
+        gallery = fill(folder, bundle, people, shots)
         server, url = serving(gallery)
-        photograph(gallery, url, pictures, options.out)
+        photograph(gallery, url, pictures, out)
         server.should_exit = True
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

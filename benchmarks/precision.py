@@ -3,11 +3,11 @@
 python benchmarks/precision.py            # both backbones at their recipe's size; needs a calm machine
 """
 
-import argparse
 import itertools
 import time
 
 import torch
+import typer
 
 from measure import print_header
 from vireid.methods import build
@@ -43,7 +43,6 @@ def images_per_second(name, size, precision):
 
 def main():
     """Print the table, and what `auto` would choose."""
-    argparse.ArgumentParser(description=__doc__).parse_args()
     print_header()
     for name, size in CASES.items():
         for number, layout in itertools.product(("32", "bf16"), (torch.contiguous_format, torch.channels_last)):
@@ -54,4 +53,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -4,12 +4,13 @@ The oracle, and the NumPy loop that argsorts one query after another, are timed 
 and scaled; random features stand around one centre a person.
 """
 
-import argparse
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 
 from measure import measure, print_header, print_row
 from vireid.evaluation import PRESETS, rank_features, rank_metrics
@@ -52,27 +53,23 @@ def sysu_trials():
     return records, lambda query, gallery: table[:, : len(gallery)].__getitem__
 
 
-def parse():
-    """Read the sizes."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--queries", type=int, default=3368)
-    parser.add_argument("--gallery", type=int, default=15_913)
-    parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--plain-queries", type=int, default=40, help="queries that the plain ways are timed on")
-    parser.add_argument("--features-only", action="store_true", help="for galleries whose matrix does not fit")
-    return parser.parse_args()
-
-
-def main():
+def main(
+    queries: int = 3368,
+    gallery: int = 15_913,
+    width: int = 512,
+    plain_queries: Annotated[int, typer.Option(help="queries that the plain ways are timed on")] = 40,
+    features_only: Annotated[
+        bool, typer.Option("--features-only", help="for galleries whose matrix does not fit")
+    ] = False,
+):
     """Print the table."""
-    options = parse()
     print_header()
-    print(f"{options.queries} queries, {options.gallery} gallery images, {options.width}-d, two CMC units")
-    (query, gallery), labels = market_like(options.queries, options.gallery, options.width)
+    print(f"{queries} queries, {gallery} gallery images, {width}-d, two CMC units")
+    (query, stored), labels = market_like(queries, gallery, width)
     rules = {"hide": "same_id_and_camera"}
-    some = slice(0, min(options.plain_queries, options.queries))
-    scale = options.queries / some.stop
-    part, judged = -(query[some] @ gallery.T), (labels[0][some], labels[1], labels[2][some], labels[3])
+    some = slice(0, min(plain_queries, queries))
+    scale = queries / some.stop
+    part, judged = -(query[some] @ stored.T), (labels[0][some], labels[1], labels[2][some], labels[3])
     plain, memory, oracle = measure(lambda: plain_rank_metrics(part, *judged, **rules), 1)
     plain *= scale
     print_row(f"plain oracle (from {some.stop} queries)", plain, memory, plain)
@@ -80,8 +77,8 @@ def main():
     print_row(f"NumPy loop over queries (from {some.stop} queries)", scale * seconds, memory, plain)
     result = rank_metrics(part, *judged, **rules)
     difference = np.abs(np.array([*result.cmc, result.mean_ap, result.mean_inp]) - np.array([*oracle[0], *oracle[1:3]]))
-    if not options.features_only:
-        distances = -(query @ gallery.T)
+    if not features_only:
+        distances = -(query @ stored.T)
         for unit in ("image", "identity"):
             seconds, memory, _ = measure(lambda unit=unit: rank_metrics(distances, *labels, cmc_unit=unit, **rules))
             print_row(f"rank_metrics, float32 matrix, {unit} CMC", seconds, memory, plain)
@@ -89,7 +86,7 @@ def main():
         seconds, memory, _ = measure(lambda: rank_metrics(tied, *labels, **rules), 1)
         print_row("rank_metrics, every query tied (rounded to 0.001)", seconds, memory, plain)
     for metric in ("cosine", "euclidean"):
-        call = partial(rank_features, query, gallery, *labels, metric=metric, **rules)
+        call = partial(rank_features, query, stored, *labels, metric=metric, **rules)
         seconds, memory, _ = measure(call)
         print_row(f"rank_features, {metric}", seconds, memory, plain)
     print(f"largest difference from the oracle, {some.stop} queries: {difference.max():.1e}")
@@ -99,4 +96,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -1,10 +1,11 @@
 """k-reciprocal re-ranking: seconds, peak memory and the ratio to the dense NumPy way (the tests' oracle)."""
 
-import argparse
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 
 from measure import measure, print_header, print_row
 from vireid.evaluation import k_reciprocal_rerank
@@ -25,30 +26,31 @@ def clusters(queries, gallery, width, images, noise):
     return features[:queries], features[queries:]
 
 
-def main():
+def main(
+    queries: int = 2060,
+    gallery: int = 4120,
+    width: int = 512,
+    images: Annotated[int, typer.Option(help="images of a person")] = 30,
+    noises: Annotated[
+        list[float] | None, typer.Option("--noise", help="against centres of deviation 1; default: 1, 3")
+    ] = None,
+    no_plain: Annotated[bool, typer.Option("--no-plain", help="for sizes that the dense way cannot hold")] = False,
+):
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--queries", type=int, default=2060)
-    parser.add_argument("--gallery", type=int, default=4120)
-    parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--images", type=int, default=30, help="images of a person")
-    parser.add_argument("--noise", type=float, nargs="+", default=[1.0, 3.0], help="against centres of deviation 1")
-    parser.add_argument("--no-plain", action="store_true", help="for sizes that the dense way cannot hold")
-    options = parser.parse_args()
     print_header()
-    print(f"{options.queries} + {options.gallery} features, {options.width}-d")
-    for noise in options.noise:
-        query, gallery = clusters(options.queries, options.gallery, options.width, options.images, noise)
-        repeats = 1 if options.no_plain else 3
-        seconds, memory, result = measure(lambda q=query, g=gallery: k_reciprocal_rerank(q, g), repeats)
-        if options.no_plain:
+    print(f"{queries} + {gallery} features, {width}-d")
+    for noise in noises or [1.0, 3.0]:
+        query, stored = clusters(queries, gallery, width, images, noise)
+        repeats = 1 if no_plain else 3
+        seconds, memory, result = measure(lambda q=query, g=stored: k_reciprocal_rerank(q, g), repeats)
+        if no_plain:
             print_row(f"k_reciprocal_rerank, noise {noise}", seconds, memory)
             continue
-        plain, plain_memory, expected = measure(lambda q=query, g=gallery: plain_rerank(q, g), 1)
+        plain, plain_memory, expected = measure(lambda q=query, g=stored: plain_rerank(q, g), 1)
         print_row(f"dense NumPy, noise {noise}", plain, plain_memory, plain)
         print_row(f"k_reciprocal_rerank, noise {noise}", seconds, memory, plain)
         print(f"largest difference: {np.abs(result - expected).max():.1e}")
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -4,7 +4,6 @@ Checked at the end: every acknowledged item is stored once, nothing is stored th
 is in the audit log, the log's hash chain and SQLite's own integrity hold.
 """
 
-import argparse
 import random
 import socket
 import subprocess
@@ -14,9 +13,11 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import httpx
 import numpy as np
+import typer
 from sqlalchemy import text
 
 from measure import print_header
@@ -169,19 +170,18 @@ def searches_in_log(gallery):
         after = page[-1].seq
 
 
-def main():
+def main(
+    kills: int = 10,
+    clients: int = 20,
+    items: Annotated[int, typer.Option(help="stored before the start")] = 5000,
+    seed: int = 0,
+):
     """Print what was survived; exit code 1 when a promise was broken."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--clients", type=int, default=20)
-    parser.add_argument("--items", type=int, default=5000, help="stored before the start")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
     print_header()
     with tempfile.TemporaryDirectory() as name:
-        ledger, wrong = run(Path(name), pause=(1.0, 5.0), **vars(options))
+        ledger, wrong = run(Path(name), pause=(1.0, 5.0), kills=kills, clients=clients, items=items, seed=seed)
     median, late = np.percentile(ledger.seconds, [50, 95])
-    print(f"{options.kills} kills, {options.clients} clients searching, 1 ingesting")
+    print(f"{kills} kills, {clients} clients searching, 1 ingesting")
     print(f"{len(ledger.searches)} searches answered, {ledger.cut} cut off; p50 {median:.3f} s, p95 {late:.3f} s")
     print(f"{len(ledger.acknowledged)} items acknowledged, in batches of {BATCH}")
     print(
@@ -191,4 +191,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

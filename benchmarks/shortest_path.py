@@ -1,8 +1,9 @@
 """Local shortest path: seconds, peak memory and the ratio to the plain way, the table filled cell by cell."""
 
-import argparse
+from typing import Annotated
 
 import torch
+import typer
 
 from measure import measure, print_header, print_row
 from vireid.losses import StripeMetric, path_distances, shortest_path, streamed_path_distances
@@ -53,20 +54,22 @@ def train(images, h):
         print_row(f"training, {name}, {images} x {images}, h={h}", seconds, memory, times["cell loop"][0])
 
 
-def main():
+def main(
+    queries: int = 1024,
+    gallery: int = 301,
+    stripes: Annotated[
+        list[int] | None, typer.Option(help="of training; the first of search; default: 6, 8, 18")
+    ] = None,
+    dim: int = 256,
+    batch: int = 64,
+):
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--queries", type=int, default=1024)
-    parser.add_argument("--gallery", type=int, default=301)
-    parser.add_argument("--stripes", type=int, nargs="+", default=[6, 8, 18], help="of training; the first of search")
-    parser.add_argument("--dim", type=int, default=256)
-    parser.add_argument("--batch", type=int, default=64)
-    options = parser.parse_args()
     print_header()
-    search(options.queries, options.gallery, options.stripes[0], options.dim)
-    for h in options.stripes:
-        train(options.batch, h)
+    stripes = stripes or [6, 8, 18]
+    search(queries, gallery, stripes[0], dim)
+    for h in stripes:
+        train(batch, h)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -5,12 +5,13 @@ Run with: python benchmarks/synth.py [--preset synthetic-v1] [--sheet docs/image
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
+import typer
 from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
@@ -77,23 +78,22 @@ def save_small(sheet: Image.Image, file: Path) -> None:
     sheet.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(file, optimize=True)
 
 
-def main() -> None:
+def main(
+    preset: Literal["demo", "synthetic-v1", "synthetic-wide", "synthetic-hard"] = "synthetic-v1",
+    ids: Annotated[int, typer.Option(help="identities to time")] = 60,
+    sheet: Annotated[Path | None, typer.Option(help="draw the contact sheet into this PNG instead")] = None,
+    first_pid: int = 551,
+    rows: int = 7,
+    zoom: float = 1.0,
+) -> None:
     """Parse, measure or draw, print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--preset", default="synthetic-v1", choices=sorted(PRESETS))
-    parser.add_argument("--ids", type=int, default=60, help="identities to time")
-    parser.add_argument("--sheet", type=Path, help="draw the contact sheet into this PNG instead")
-    parser.add_argument("--first-pid", type=int, default=551)
-    parser.add_argument("--rows", type=int, default=7)
-    parser.add_argument("--zoom", type=float, default=1.0)
-    options = parser.parse_args()
-    if options.sheet:
-        save_small(contact_sheet(PRESETS[options.preset], options.first_pid, options.rows, options.zoom), options.sheet)
-        Console().print(f"wrote {options.sheet} ({options.sheet.stat().st_size / 1e3:.0f} kB)")
+    if sheet:
+        save_small(contact_sheet(PRESETS[preset], first_pid, rows, zoom), sheet)
+        Console().print(f"wrote {sheet} ({sheet.stat().st_size / 1e3:.0f} kB)")
     else:
         print_header()
-        Console().print(measure(options.preset, options.ids))
+        Console().print(measure(preset, ids))
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)
