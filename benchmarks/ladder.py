@@ -4,7 +4,7 @@
     python benchmarks/ladder.py agw --root data/synthetic-v1 --rung baseline --rung "AGW (all" --seed 0 --seed 1
     python benchmarks/compare.py write                              # docs/results.md from benchmarks/results/*.json
 
-A ladder is a YAML file in benchmarks/ladders: a recipe; the ladder whose whole method is a refiner's encoder, trained
+A ladder is a YAML file in benchmarks/ladders: a recipe; the ladder and rung of a refiner's encoder, which is trained
 if its run is not there; which rung is the whole method; and for each rung the `--set` overrides that make it. A rung
 `{of: RUNG, …}` is the training of another rung, tested otherwise: the rest are fields of `EvaluateRequest`, or
 `unrefined: true` for a refiner's encoder. A rung `{of: RUNG, ladder: LADDER}` is another ladder's, since both recipes
@@ -114,11 +114,9 @@ class Run(NamedTuple):
         return folder
 
     def encoder(self) -> Run | None:
-        """Return the run that a refiner's features are of: another ladder's whole method."""
-        name = definition(self.ladder).get("encoder")
-        if name is None:
-            return None
-        return Run(*trained(name, definition(name)["whole"]), self.spectrum, self.seed)
+        """Return the run that a refiner's features are of, a rung of another ladder."""
+        origin = definition(self.ladder).get("encoder")
+        return None if origin is None else Run(*trained(*origin), self.spectrum, self.seed)
 
     @property
     def name(self) -> str:
