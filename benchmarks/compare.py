@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +24,7 @@ import torch
 import typer
 from rich.console import Console
 from rich.progress import track
+from torch import Tensor
 
 import results_page
 from ladder import RESULTS, Results, Run, definition, trained
@@ -32,11 +34,12 @@ from vireid.allocator import kept_memory
 from vireid.data.datamodule import ImageBatches, image_source
 from vireid.data.sampler import epoch_batches
 from vireid.environment import cpu_model, git_commit
+from vireid.evaluation.refine import Refinement, RefineOptions
 from vireid.files import write_text
-from vireid.methods import Method, build, method_class
-from vireid.methods.refiner import Refiner
+from vireid.methods import Method, build
+from vireid.methods.nformer import NFormer
 from vireid.recipe import Recipe, load_recipe, packaged_recipe
-from vireid.records import Batch, LabelMap
+from vireid.records import Batch, LabelMap, Modality
 
 app = typer.Typer()
 app.command("write")(results_page.write)
@@ -65,21 +68,28 @@ def run(
 def cost(root: Root, rounds: int = 8) -> None:
     """Measure each method's training step and embedding on one resident batch, in milliseconds an image.
 
-    What is kept is the median of some rounds over all methods, so that what else the machine does meets all alike.
+    A refiner's embedding is its encoder's, and the refinement of all images of the test identities at once. What is
+    kept is the median of some rounds over all methods, so that what else the machine does meets all alike.
     """
     recipes = {
         name: load_recipe(packaged_recipe(definition(name)["recipe"], "synthetic"), root=root) for name in LADDERS
     }
-    embedding = {
-        name: recipe for name, recipe in recipes.items() if not issubclass(method_class(recipe.method), Refiner)
-    }
-    made = {name: prepared(recipe) for name, recipe in embedding.items()}
-    costs: dict[str, Any] = {"cpu": cpu_model(), "commit": git_commit(), "threads": torch.get_num_threads()}
+    encoders = {name: definition(name).get("encoder", [name])[0] for name in LADDERS}
+    made = {name: prepared(recipes[name]) for name in LADDERS if encoders[name] == name}
+    calls = {name: partial(measured, *pair) for name, pair in made.items()}
+    for name in LADDERS:
+        if name not in made:
+            calls[name] = partial(refined, *prepared_refiner(recipes[name], made[encoders[name]][0].embedding_dim))
     with kept_memory(torch.device("cpu")):
-        times = [{name: measured(*pair) for name, pair in made.items()} for _ in track(range(rounds + 1))]
-    for name, (method, _) in made.items():
-        found = np.median([list(one[name].values()) for one in times[1:]], axis=0)  # the first round warms up
-        costs[name] = {**dict(zip(times[0][name], found.round(2).tolist(), strict=True)), "dim": method.embedding_dim}
+        times = [{name: call() for name, call in calls.items()} for _ in track(range(rounds + 1))]
+    typical = {  # the first round warms up
+        name: {key: float(np.median([one[name][key] for one in times[1:]])) for key in times[0][name]} for name in calls
+    }
+    costs: dict[str, Any] = {"cpu": cpu_model(), "commit": git_commit(), "threads": torch.get_num_threads()}
+    for name, own in typical.items():
+        if name not in made:
+            own["embed_ms"] += typical[encoders[name]]["embed_ms"]
+        costs[name] = {key: round(value, 2) for key, value in own.items()}
         Console().print(name, costs[name])
     write_text(COST, json.dumps(costs, indent=1) + "\n")
 
@@ -98,6 +108,23 @@ def prepared(recipe: Recipe) -> tuple[Method, Batch]:
     batch = method.prepare(images.__getitems__(rows.tolist()), generator)
     batch = recipe.augment(batch, method.mean, method.std, generator)
     return method, replace(batch, images=batch.images.contiguous(memory_format=torch.channels_last))
+
+
+def prepared_refiner(recipe: Recipe, dim: int) -> tuple[Refinement, Tensor, Tensor]:
+    """Build a refiner of `dim` wide features, and random ones (N, dim) with the modalities (N,) of the test images."""
+    modality = torch.from_numpy(training.open_records(recipe).where(split="test").modality)
+    refiner = build(recipe.method, num_classes=2, **{**recipe.options.model_dump(), "input_dim": dim}).eval()
+    assert isinstance(refiner, NFormer)
+    generator = torch.Generator().manual_seed(0)
+    return Refinement(refiner, RefineOptions()), torch.randn(len(modality), dim, generator=generator), modality
+
+
+def refined(refinement: Refinement, features: Tensor, modality: Tensor) -> dict[str, float]:
+    """Return milliseconds an image of refining all features at once, the infrared ones as queries."""
+    asks = modality == Modality.INFRARED
+    started = time.perf_counter()
+    refinement.refine(features[asks], features[~asks], modality[asks], modality[~asks])
+    return {"embed_ms": 1000 * (time.perf_counter() - started) / len(features)}
 
 
 def measured(method: Method, batch: Batch) -> dict[str, float]:

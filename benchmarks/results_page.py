@@ -126,7 +126,9 @@ options.variant=part` in training, SPOT `vireid pose` before it, NFormer `--set 
 one a split ([protocols](protocols.md#regdb-ten-splits-are-ten-models)).
 
 Costs are those of `python benchmarks/compare.py cost`: forward, losses and backward of a resident batch,
-EfficientNet-Lite0 at 128 × 64, float32, threads: {made["threads"]}, {made["cpu"]}, commit {made["commit"]}.
+EfficientNet-Lite0 at 128 × 64, float32; NFormer's embedding is its encoder's and the refinement of all test images at
+once, its training comes after its encoder's and has no figure. Threads: {made["threads"]}, {made["cpu"]}, commit
+{made["commit"]}.
 """
 
 
@@ -243,7 +245,7 @@ def figure(found: dict[Line, Entries], costs: dict[str, Any]) -> Figure:
     for axis, (key, name) in zip(clouds, COSTS.items(), strict=True):
         lowest = np.inf
         for line, runs in found.items():  # best first: a label goes below the one before
-            if line.whole and line.ladder in costs:
+            if line.whole and key in costs.get(line.ladder, {}):
                 place = costs[line.ladder][key], values(runs, "mAP").mean()
                 lowest = min(place[1], lowest - 3)
                 axis.plot(*place, "o", color="C0")
