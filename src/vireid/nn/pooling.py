@@ -19,8 +19,8 @@ class GeneralizedMeanPool(nn.Module):
         channels: needed for `channel`.
 
     A fixed exponent adds 1e-12 to the mean (an all-zero channel gives 1e-4 at p=3); a learned one clamps the
-    input to 1e-6, as the two official AGW recipes do. A mean below zero, of a trunk with negative entries, counts as
-    zero.
+    input to 1e-6, as the two official AGW recipes do. Of a trunk with negative entries, a mean below zero counts as
+    zero, and so does each entry where the exponent is no whole number.
 
     Shape: (B, C, H, W) -> (B, C).
     """
@@ -38,6 +38,7 @@ class GeneralizedMeanPool(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             x = widen(x)
             if self.p is None:
+                x = x if self.start.is_integer() else x.clamp(min=0)
                 return (x.pow(self.start).mean(dim=(2, 3)).clamp(min=0) + 1e-12).pow(1.0 / self.start)
             return x.clamp(min=1e-6).pow(self.p.view(1, -1, 1, 1)).mean(dim=(2, 3)).pow(1.0 / self.p)
 
