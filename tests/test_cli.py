@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import vireid
 from trees import write_manifest
 from vireid.cli import app
-from vireid.cli_options import plain, write_figure
+from vireid.cli.options import plain, write_figure
 from vireid.data import open_dataset
 from vireid.errors import InputError
 from vireid.evaluation.command import EvaluateRequest, run_evaluation

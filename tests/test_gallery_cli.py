@@ -26,7 +26,7 @@ def call(*arguments):
 
 
 def test_from_crops_to_an_answer_and_back_to_nothing(run, manifest, tmp_path, monkeypatch):
-    monkeypatch.setattr("vireid.cli_gallery.console.width", 200)
+    monkeypatch.setattr("vireid.cli.options.console.width", 200)
     monkeypatch.setattr("socket.socket.connect", lambda *address: pytest.fail(f"a request to {address}"))
     place = ["--gallery", tmp_path / "station"]
     bundle = run / "last.safetensors"
@@ -123,7 +123,7 @@ def test_audit_verify_fails_loudly(tmp_path):
 
 
 def test_two_people_decide(tmp_path, monkeypatch):
-    monkeypatch.setattr("vireid.cli_confirm.console.width", 200)
+    monkeypatch.setattr("vireid.cli.options.console.width", 200)
     place = ["--gallery", tmp_path / "station"]
     picture = tmp_path / "night.jpg"
     picture.write_bytes(make_jpeg(9, "query"))

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 from rich.table import Column, Table
 
-from vireid.cli_options import Case, GalleryOption, Purpose, console, plain, use_of
+from vireid.cli.options import Case, GalleryOption, Purpose, console, plain, use_of
 from vireid.errors import InputError
 
 Track = Annotated[str, typer.Argument(help="track of the candidate, as `vireid gallery search` shows it")]

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from vireid.cli_options import Case, GalleryOption, Purpose, console, plain, use_of
+from vireid.cli.options import Case, GalleryOption, Purpose, console, plain, use_of
 from vireid.errors import InputError
 from vireid.options import checked
 

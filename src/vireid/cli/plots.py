@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from vireid.cli_options import DataOption, Root, console, figure_option
+from vireid.cli.options import DataOption, Root, console, figure_option
 
 plots_app = typer.Typer(help="Draw what a model does.", no_args_is_help=True)
 

@@ -1,4 +1,4 @@
-"""`vireid export`: parse, call, print."""
+"""`vireid import` and `vireid export`: bundles from other code bases' checkpoints, and ONNX graphs of bundles."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 import typer
 from rich.markup import escape
 
-from vireid.cli_options import console
+from vireid.cli.options import console
+
+import_app = typer.Typer(help="Turn checkpoints of other code bases into bundles.", no_args_is_help=True)
 
 
 def export(
@@ -30,3 +32,20 @@ def export(
     for graph in export_onnx(bundle, out, precision, images):
         text = f"{graph.file}: max error {graph.error:.1e}, 1 - cosine {graph.angle:.1e} against PyTorch"
         console.print(escape(text), soft_wrap=True, highlight=False)
+
+
+@import_app.command("agw-official")
+def agw_official(
+    file: Annotated[Path, typer.Argument(help="checkpoint of AGW's official cross-modality code")],
+    out: Annotated[Path, typer.Option("--out", help="bundle to write")],
+) -> None:
+    """Import an official cross-modality AGW (ResNet-50, SYSU-MM01 or RegDB).
+
+    Example: `vireid import agw-official sysu_agw_p4_n8_lr_0.1_seed_0_best.t --out agw-sysu.safetensors`
+    """
+    from vireid.weights_import import import_agw
+
+    card = import_agw(file, out)
+    console.print(
+        escape(f"bundle: {out}, {card.num_classes} identities, {card.training_data}"), soft_wrap=True, highlight=False
+    )

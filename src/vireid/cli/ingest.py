@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from vireid.cli_options import GalleryOption, console
+from vireid.cli.options import GalleryOption, console
 from vireid.errors import InputError
 
 if TYPE_CHECKING:

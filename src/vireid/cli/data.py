@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from vireid.cli_options import console
+from vireid.cli.options import console
 from vireid.progress import progress_bar
 
 data_app = typer.Typer(help="Look at data sets.", no_args_is_help=True)

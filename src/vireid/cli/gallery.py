@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from vireid.cli_options import (
+from vireid.cli.options import (
     Case,
     GalleryOption,
     Purpose,

@@ -1,71 +1,21 @@
-"""The command line: parse, call, print."""
+"""The commands that train, evaluate and apply models."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vireid import (
-    __version__,
-    cli_confirm,
-    cli_data,
-    cli_export,
-    cli_gallery,
-    cli_guard,
-    cli_import,
-    cli_ingest,
-    cli_plots,
-    cli_serve,
-)
-from vireid.cli_options import JsonFile, Root, console, figure_option, write_figure
+from vireid.cli.options import JsonFile, Root, console, figure_option, write_figure
 from vireid.errors import InputError
-from vireid.files import explain
 from vireid.progress import progress_bar
-
-app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,
-)
 
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="key=value, such as backbone.weights=none")]
 
 
-def main() -> None:
-    """Run the command line; a user's mistake prints one sentence and exits with code 2."""
-    try:
-        app()
-    except (InputError, OSError, UnicodeEncodeError) as error:
-        sentence = str(error) if isinstance(error, InputError) else explain(error)
-        if sentence is None:
-            raise
-        errors = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
-        errors.print(f"[red]error:[/red] {escape(sentence)}")
-        sys.exit(2)
-
-
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        print(__version__)
-        raise typer.Exit
-
-
-@app.callback()
-def vireid(
-    version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="show the version and end")
-    ] = False,
-) -> None:
-    """Visible-infrared person re-identification: nine methods, exact protocols, a searchable gallery."""
-
-
-@app.command()
 def methods() -> None:
     """List the methods and the recipes that ship.
 
@@ -83,7 +33,6 @@ def methods() -> None:
     console.print(table)
 
 
-@app.command()
 def doctor(root: Annotated[list[Path] | None, typer.Option("--root", help="data folders to look at")] = None) -> None:
     """Show versions, devices, precision, weights found and data roots.
 
@@ -100,7 +49,6 @@ def doctor(root: Annotated[list[Path] | None, typer.Option("--root", help="data 
     raise typer.Exit(0 if healthy else 1)
 
 
-@app.command()
 def train(
     context: typer.Context,
     method: Annotated[str | None, typer.Argument(help="method or shipped recipe, see `vireid methods`")] = None,
@@ -145,7 +93,6 @@ def _refuse_with_resume(context: typer.Context) -> None:
         raise InputError(f"--resume goes on with a run as it is: leave out {', '.join(given)}, or start a new run")
 
 
-@app.command()
 def evaluate(
     models: Annotated[list[Path] | None, typer.Argument(help="run folders or bundles; several are trials")] = None,
     data: Annotated[str | None, typer.Option("--data", help="data set; default: the run's")] = None,
@@ -233,7 +180,6 @@ def _evaluate_with_strangers(request: Any, source: str, figure: Path | None, jso
         write_figure(gallery_size_figure({name: curve.points for name, curve in curves.items()}), figure)
 
 
-@app.command()
 def embed(
     bundle: Annotated[Path, typer.Argument(help="bundle, or an .onnx file of `vireid export`")],
     images: Annotated[list[Path], typer.Argument(help="image files or folders")],
@@ -267,7 +213,6 @@ def embed(
     console.print(escape(f"{done} embeddings in {out}, {len(bad)} files skipped{listed}"), soft_wrap=True)
 
 
-@app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="run folder")],
     out: Annotated[Path | None, typer.Option("--out", help="HTML file; default: RUN/report.html")] = None,
@@ -284,7 +229,6 @@ def report(
     console.print(f"report: {escape(str(target))}", soft_wrap=True)
 
 
-@app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", help="folder for data, run and report")] = Path("demo"),
     fast: Annotated[bool, typer.Option(help="two tiny epochs, to see that everything runs")] = False,
@@ -296,20 +240,3 @@ def demo(
     from vireid.demo import run_demo
 
     run_demo(out, fast=fast, console=console)
-
-
-app.command()(cli_data.synth)
-app.command()(cli_data.pose)
-app.add_typer(cli_data.data_app, name="data")
-app.command()(cli_export.export)
-app.add_typer(cli_import.import_app, name="import")
-app.add_typer(cli_gallery.gallery_app, name="gallery")
-app.command()(cli_gallery.calibrate)
-cli_gallery.gallery_app.add_typer(cli_guard.cameras_app, name="cameras")
-for command in (cli_confirm.confirm, cli_confirm.reject, cli_confirm.confirmations):
-    cli_gallery.gallery_app.command()(command)
-app.add_typer(cli_guard.audit_app, name="audit")
-app.add_typer(cli_guard.keys_app, name="keys")
-app.command()(cli_ingest.ingest)
-app.add_typer(cli_plots.plots_app, name="plots")
-app.command()(cli_serve.serve)
