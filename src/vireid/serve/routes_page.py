@@ -157,9 +157,9 @@ async def pictures(
     request: Request, form: Annotated[PicturesForm, Query()], caller: Viewer, session: Signed, service: Shared
 ) -> Response:
     """Show stored pictures to pick one to search with."""
-    page = await service.run(caller.gallery.items, form.where(), limit=_PAGE, after=form.after)
+    page, following = await service.run(caller.gallery.page, form.where(), limit=_PAGE, after=form.after)
     cameras = await service.run(caller.gallery.cameras.list)
-    more = request.url.include_query_params(after=page[-1].id).query if len(page) == _PAGE else ""
+    more = "" if following is None else request.url.include_query_params(after=following).query
     return html("pictures.html", **_common(caller, session), page=page, cameras=cameras, form=form, more=more)
 
 

@@ -29,6 +29,7 @@ async def search(request: SearchRequest, caller: Viewer, service: Shared) -> Sea
     if request.item is not None:
         query = await service.item_query(caller, request.item)
     else:
+        assert request.vector is not None  # the request has exactly one
         query = await service.run(GalleryQuery.from_vector, request.vector, request.modality)
     return await service.search(caller, query, request)
 

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
@@ -29,6 +29,7 @@ from vireid.serve.uploads import read_picture
 
 log = logging.getLogger("vireid.serve")
 
+P = ParamSpec("P")
 T = TypeVar("T")
 _RECENT = 500
 _COUNT_SECONDS = 10
@@ -82,7 +83,7 @@ class Service:
 
         return EmbeddingBatcher(load, self.limits.batch, self.limits.batch_wait, observe)
 
-    async def run(self, function: Callable[..., T], *arguments: Any, **named: Any) -> T:
+    async def run(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """Call a blocking function in one of the service's few threads, waiting for a free one."""
         return await to_thread.run_sync(partial(function, *arguments, **named), limiter=self._slots)
 

@@ -48,7 +48,7 @@ class FilterForm(Options):
 class PicturesForm(FilterForm):
     """A page of stored pictures."""
 
-    after: Known = None
+    after: int = Field(-1, ge=-1, lt=2**63)
 
 
 class SearchForm(FilterForm):
