@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, distinct, func, select, text
+from sqlalchemy import Connection, Row, distinct, func, select, text
 
 from vireid.errors import InputError
 from vireid.gallery import items as store
@@ -48,8 +48,7 @@ class Catalogue:
     def page(self, where: Filter = EVERYTHING, *, limit: int = 100, after: int = -1) -> tuple[list[Item], int | None]:
         """Return items in order of adding, and the `after` of the page that follows; None when this is the last."""
         with self.database.read() as records:
-            statement = store.select_items(ItemRow.key > after, *store.conditions(where))
-            rows = records.execute(statement.order_by(ItemRow.key).limit(limit)).all()
+            rows = _rows(records, where, limit, after)
         return [store.to_item(row) for row in rows], rows[-1].key if len(rows) == limit else None
 
     def item(self, item_id: str) -> Item:
@@ -100,8 +99,7 @@ class Catalogue:
         last = -1
         while True:
             with self.database.read() as records:
-                statement = store.select_items(ItemRow.key > last, *store.conditions(where))
-                rows = records.execute(statement.order_by(ItemRow.key).limit(batch)).all()
+                rows = _rows(records, where, batch, last)
                 if not rows:
                     return
                 keys = [row.key for row in rows]
@@ -175,6 +173,12 @@ class Catalogue:
             return int(records.scalar(text("SELECT pg_database_size(current_database())")) or 0)
         file = Path(str(self.database.url.database))
         return sum(part.stat().st_size for part in file.parent.glob(f"{file.name}*"))
+
+
+def _rows(records: Connection, where: Filter, limit: int, after: int) -> Sequence[Row[Any]]:
+    """Return the items behind key `after`, in order of adding."""
+    statement = store.select_items(ItemRow.key > after, *store.conditions(where))
+    return records.execute(statement.order_by(ItemRow.key).limit(limit)).all()
 
 
 def _camera_stats(records: Connection) -> Iterator[CameraStats]:

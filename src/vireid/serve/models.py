@@ -114,6 +114,10 @@ class Added(Options):
     ids: tuple[Name, ...]
 
 
+ItemCursor = Annotated[int, Field(ge=-1, lt=2**63)]
+"""Where a page of items goes on: -1 at the start, else `next` of the page before."""
+
+
 class ItemPage(Options):
     """Items in order of adding; pass `next` as `after` for the page that follows."""
 

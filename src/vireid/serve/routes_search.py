@@ -12,7 +12,7 @@ from vireid.gallery import Query as GalleryQuery
 from vireid.gallery.types import Instant, ModalityName, Name, Names
 from vireid.serve.auth import BEARER, Viewer
 from vireid.serve.errors import Responses, error_responses, found
-from vireid.serve.models import ItemPage, PictureSearchForm, SearchRequest, TrackItems, TrackPage
+from vireid.serve.models import ItemCursor, ItemPage, PictureSearchForm, SearchRequest, TrackItems, TrackPage
 from vireid.serve.service import Shared
 
 router = APIRouter(prefix="/v1", dependencies=[BEARER])
@@ -61,7 +61,7 @@ def item_filter(
 Where = Annotated[Filter, Depends(item_filter)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 _NEXT = "`next` of the page before."
-AfterItem = Annotated[int, Query(ge=-1, lt=2**63, description=_NEXT)]
+AfterItem = Annotated[ItemCursor, Query(description=_NEXT)]
 AfterTrack = Annotated[Name | None, Query(description=_NEXT)]
 
 

@@ -12,7 +12,7 @@ from vireid.gallery import Filter
 from vireid.gallery.types import Instant, ModalityName, Name, Names, Text
 from vireid.options import Options
 from vireid.records import Modality
-from vireid.serve.models import Reason, Reranking, SearchOptions
+from vireid.serve.models import ItemCursor, Reason, Reranking, SearchOptions
 
 
 def _utc(value: object) -> object:
@@ -48,7 +48,7 @@ class FilterForm(Options):
 class PicturesForm(FilterForm):
     """A page of stored pictures."""
 
-    after: int = Field(-1, ge=-1, lt=2**63)
+    after: ItemCursor = -1
 
 
 class SearchForm(FilterForm):
