@@ -25,15 +25,21 @@ def test_epoch_length(visible, infrared, steps):
 
 
 @pytest.mark.parametrize(
-    ("data", "images"), [("sysu_mm01", (22258, 11909)), ("regdb", (2060, 2060)), ("llcm", (16946, 13975))]
+    ("data", "images", "hicmd"),
+    [
+        ("sysu_mm01", (22258, 11909), (20284, 9927)),  # Hi-CMD trains on the 296 identities without those of `val`
+        ("regdb", (2060, 2060), (2060, 2060)),
+        ("llcm", (16946, 13975), (16946, 13975)),
+    ],
 )
-def test_recipes_expect_the_batches_of_the_complete_training_set(data, images):
-    modality = np.repeat([0, 1], images)
+def test_recipes_expect_the_batches_of_the_complete_training_set(data, images, hicmd):
+    modality = {True: np.repeat([0, 1], hicmd), False: np.repeat([0, 1], images)}
     names = [name for name in recipe_names() if data in packaged_recipes(name)]
     recipes = [load_recipe(packaged_recipe(name, data)) for name in names]
     own = [r for r in recipes if r.sampling.steps is None and r.method != "nformer"]  # which counts sequences
-    assert len(own) >= 8
-    assert [r.expected_steps for r in own] == [steps_per_epoch(modality, r.sampling) for r in own]
+    assert len(own) >= 9
+    expected = [steps_per_epoch(modality[r.method == "hicmd"], r.sampling) for r in own]
+    assert [r.expected_steps for r in own] == expected
 
 
 def test_cross_batches_pair_the_labels_of_both_modalities():
@@ -55,7 +61,24 @@ def test_batches_depend_on_seed_and_epoch_only():
     assert not np.array_equal(draw(1, 2), draw(2, 2))
 
 
-@pytest.mark.parametrize("kind", ["cross", "single"])
+def test_pivots_are_each_image_once_and_pairs_count_by_infrared_images():
+    counts = [(2, 1), (2, 1), (2, 1), (2, 1), (2, 1), (2, 40), (3, 0)]
+    labels = np.repeat(np.arange(7), [sum(c) for c in counts])
+    modality = np.concatenate([[0] * v + [1] * i for v, i in counts])
+    sampling = Sampling(kind="pivot", identities=6, pairs=2, visible=1, infrared=1)
+    batches = np.stack(epoch_batches(labels, modality, sampling, seed=0, epoch=0))
+    people = labels[batches]  # two pairs and two negatives of either modality, visible first
+    assert len(batches) == len(labels) - 3  # a person without infrared images is no pair
+    assert np.array_equal(people[:, :2], people[:, 4:6])
+    assert all(len(set(row)) == 6 for row in people)
+    shown = np.bincount(batches[:, [0, 4]].ravel(), minlength=len(labels))[: len(labels) - 3]
+    assert (shown >= 1).all(), "every image is the pivot once"
+    assert np.bincount(people[:, 0]).tolist() == [3] * 5 + [42]
+    others = people[people[:, 0] != 5][:, 1]
+    assert (others == 5).mean() > 0.7, "40 of 44 infrared images; drawn uniformly it would be a fifth"
+
+
+@pytest.mark.parametrize("kind", ["cross", "pivot", "single"])
 def test_ranks_share_a_global_batch_by_identity(kind):
     labels, modality = table(12, 8, 8)
     sampling = Sampling(kind=kind)
@@ -123,5 +146,7 @@ def test_a_modality_without_images_and_a_batch_without_images_are_named():
     for wrong in ({"kind": "single"}, {"infrared": 0}):
         with pytest.raises(ValueError, match=r"sampling.pairs needs images of both modalities"):
             Sampling(pairs=2, **wrong)
+    with pytest.raises(ValueError, match=r"sampling.kind=pivot needs images of both modalities"):
+        Sampling(kind="pivot", visible=0)
     with pytest.raises(ValueError, match=r"sampling.pairs=9 exceeds sampling.identities=8"):
         Sampling(pairs=9)

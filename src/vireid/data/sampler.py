@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -20,11 +21,13 @@ class Sampling(Options):
 
     `cross`: P identities, for each `visible` and `infrared` images with replacement, visible rows first (AGW's
     cross-modality sampler); with `pairs`, the identities after these have one modality, by turns visible and infrared
-    (Hi-CMD's negatives). `single`: P identities x `visible` images of any modality, every image at most once an epoch
-    (the survey's single-modality sampler).
+    (Hi-CMD's negatives). `pivot`: `cross` whose first identity is that of a pivot, every image once an epoch, and whose
+    other pairs are those of random infrared images (Hi-CMD's public code); an identity counts by its images. `single`:
+    P identities x `visible` images of any modality, every image at most once an epoch (the survey's single-modality
+    sampler).
     """
 
-    kind: Literal["cross", "single"] = "cross"
+    kind: Literal["cross", "pivot", "single"] = "cross"
     identities: int = Field(8, gt=0, description="P, over all devices")
     visible: int = Field(4, ge=0, description="images an identity; the K of `single`")
     infrared: int = Field(4, ge=0, description="images an identity")
@@ -41,11 +44,12 @@ class Sampling(Options):
 
     @model_validator(mode="after")
     def _draws_pairs(self) -> Sampling:
-        if self.pairs is None:
+        asks = "sampling.kind=pivot" if self.kind == "pivot" else "sampling.pairs"
+        if self.pairs is None and self.kind != "pivot":
             return self
         if self.kind == "single" or not (self.visible and self.infrared):
-            raise ValueError("sampling.pairs needs images of both modalities: set kind=cross, visible and infrared")
-        if self.pairs > self.identities:
+            raise ValueError(f"{asks} needs images of both modalities: set kind=cross or pivot, visible and infrared")
+        if self.pairs is not None and self.pairs > self.identities:
             raise ValueError(f"sampling.pairs={self.pairs} exceeds sampling.identities={self.identities}: lower it")
         return self
 
@@ -87,7 +91,7 @@ def epoch_batches(
             f"infrared: let sampling.identities exceed pairs by a multiple of {len(Modality) * world_size}"
         )
     rng = np.random.default_rng((seed, epoch))
-    draw = _cross_batches if sampling.kind == "cross" else _single_batches
+    draw = _single_batches if sampling.kind == "single" else _cross_batches
     mine = np.where(turn < 0, np.arange(len(turn)), turn // len(Modality)) % world_size == rank
     return draw(labels, modality, sampling, rng, mine)
 
@@ -98,9 +102,11 @@ def _turns(sampling: Sampling) -> Indices:
 
 
 def steps_per_epoch(modality: Indices, sampling: Sampling) -> int:
-    """Return T = floor(max over modalities of N_m / (P K_m)) + 1, the papers' epoch length."""
+    """Return T = floor(max over modalities of N_m / (P K_m)) + 1, the papers' epoch length; of pivots, their number."""
     if sampling.steps is not None:
         return sampling.steps
+    if sampling.kind == "pivot":
+        return len(modality)
     images = {Modality.VISIBLE: sampling.visible, Modality.INFRARED: sampling.infrared}
     return 1 + max(int((modality == m).sum()) // (sampling.identities * count) for m, count in images.items() if count)
 
@@ -116,15 +122,41 @@ def _cross_batches(
     tables = [(_rows_by_label(labels, modality == m), k, (turn < 0) | (turn % len(Modality) == m)) for m, k in wanted]
     usable = np.flatnonzero(np.all([counts > 0 for (_, _, counts), _, _ in tables], axis=0))
     _require_identities(len(usable), sampling.identities, "images in every sampled modality")
+    choose = _pivots if sampling.kind == "pivot" else _uniform
     batches: list[Indices] = []
-    for _ in range(steps_per_epoch(modality, sampling)):
-        chosen = rng.permutation(usable)[: sampling.identities]
+    for chosen, pivot in choose(labels, modality, usable, sampling, rng):
         parts = []
-        for (rows, starts, counts), k, shown in tables:
-            pick = rng.integers(counts[chosen][:, None], size=(len(chosen), k))
-            parts.append(rows[starts[chosen][:, None] + pick][mine & shown].ravel())
+        for (m, k), ((rows, starts, counts), _, shown) in zip(wanted, tables, strict=True):
+            drawn = rows[starts[chosen][:, None] + rng.integers(counts[chosen][:, None], size=(len(chosen), k))]
+            if pivot is not None and modality[pivot] == m:
+                drawn[0, 0] = pivot
+            parts.append(drawn[mine & shown].ravel())
         batches.append(np.concatenate(parts))
     return batches
+
+
+def _uniform(
+    labels: Indices, modality: Indices, usable: Indices, sampling: Sampling, rng: np.random.Generator
+) -> Iterator[tuple[Indices, None]]:
+    """Yield the identities of each batch, every one as likely."""
+    for _ in range(steps_per_epoch(modality, sampling)):
+        yield rng.permutation(usable)[: sampling.identities], None
+
+
+def _pivots(
+    labels: Indices, modality: Indices, usable: Indices, sampling: Sampling, rng: np.random.Generator
+) -> Iterator[tuple[Indices, int]]:
+    """Yield the identities of each batch and the image that chose the first; negatives are drawn uniformly."""
+    shares = np.bincount(labels[modality == Modality.INFRARED], minlength=int(labels.max()) + 1)
+    pairs = sampling.pairs or sampling.identities
+    pivots = rng.permutation(np.flatnonzero(np.isin(labels, usable)))
+    for pivot in pivots[: steps_per_epoch(modality, sampling)]:
+        own = labels[pivot]
+        rest = usable[usable != own]
+        share = shares[rest] / shares[rest].sum()
+        others = rng.choice(rest, pairs - 1, replace=False, p=share)
+        negatives = rng.permutation(np.setdiff1d(rest, others))[: sampling.identities - pairs]
+        yield np.concatenate([[own], others, negatives]), int(pivot)
 
 
 def _single_batches(
