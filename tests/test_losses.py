@@ -114,4 +114,5 @@ def test_center_loss_moves_centers_by_the_unweighted_gradient():
 
 def test_label_smoothing():
     logits, label = torch.tensor([[2.0, 0, -1]]), torch.tensor([0])
+    assert float(F.cross_entropy(logits, label)) == pytest.approx(0.1698, abs=1e-4)
     assert float(F.cross_entropy(logits, label, label_smoothing=0.1)) == pytest.approx(0.3365, abs=1e-4)

@@ -6,10 +6,10 @@ from vireid.losses.cascade import Cascade, InterForm, cascaded_aggregation, grou
 from vireid.losses.center import CenterLoss
 from vireid.losses.distance import full_precision, pairwise_euclidean
 from vireid.losses.distillation import distillation, soft_cross_entropy
-from vireid.losses.hetero_center import Reduction, hetero_center_triplet, mined_triplet
+from vireid.losses.hetero_center import hetero_center_triplet
 from vireid.losses.hierarchical import choose_rows, cosine_triplet, hfl_rows
 from vireid.losses.memory import MemoryOptions, ProxyMemory, ProxyQueue, identity_loss
-from vireid.losses.ranks import all_rows, gathering, over_ranks
+from vireid.losses.ranks import all_rows, gathering, over_ranks, world_size
 from vireid.losses.shortest_path import (
     Cell,
     CellReduce,
@@ -29,12 +29,14 @@ from vireid.losses.synergy import (
     modality_identity,
     softmax_divergence,
 )
-from vireid.losses.term import Term
+from vireid.losses.term import Term, weighted
 from vireid.losses.triplet import (
     EnhancedSquaredDifference,
+    Reduction,
     WeightedRegularizedTriplet,
     WeightForm,
     batch_hard_triplet,
+    mined_triplet,
     weighted_distances,
 )
 from vireid.losses.unidirectional import UnidirectionalLoss
@@ -93,5 +95,7 @@ __all__ = [
     "softmax_divergence",
     "streamed_path_distances",
     "top_path_distances",
+    "weighted",
     "weighted_distances",
+    "world_size",
 ]

@@ -1,8 +1,6 @@
-"""Hetero-centre triplet (Liu et al., HcTri, arXiv 2008.06223) and the mined triplet that it is an instance of."""
+"""Hetero-centre triplet (Liu et al., HcTri, arXiv 2008.06223)."""
 
 from __future__ import annotations
-
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,29 +8,7 @@ from torch import Tensor
 from vireid.losses.cascade import group_means
 from vireid.losses.distance import full_precision, pairwise_euclidean
 from vireid.losses.ranks import over_ranks
-
-Reduction = Literal["mean", "sum"]
-
-
-def mined_triplet(
-    distances: Tensor, positive: Tensor, negative: Tensor, margin: float, reduction: Reduction = "mean"
-) -> Tensor:
-    """Reduce `max(0, margin + hardest positive - hardest negative)` over the anchors that have both.
-
-    Args:
-        distances: (N, M) from anchors to candidates.
-        positive, negative: (N, M) bool, which candidates are which.
-        margin: of the hinge.
-        reduction: over anchors.
-
-    Returns:
-        A scalar; 0 with zero gradient when no anchor has both.
-    """
-    valid = positive.any(1) & negative.any(1)
-    far = distances.masked_fill(~positive, -torch.inf).amax(1)[valid]
-    near = distances.masked_fill(~negative, torch.inf).amin(1)[valid]
-    hinge = (margin + far - near).relu().sum()
-    return hinge / valid.sum().clamp(min=1) if reduction == "mean" else hinge
+from vireid.losses.triplet import Reduction, mined_triplet
 
 
 @over_ranks

@@ -28,6 +28,11 @@ def gathering(active: bool) -> Iterator[None]:
         _gathering.reset(token)
 
 
+def world_size() -> int:
+    """Return the number of processes that train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
 def all_rows(rows: Tensor) -> Tensor:
     """Return the rows of all ranks, rank by rank: (N, …) -> (W N, …), N equal on all ranks; alone, the rows.
 
@@ -35,7 +40,7 @@ def all_rows(rows: Tensor) -> Tensor:
     mean over ranks, which data-parallel training takes, is then the gradient of that loss, and nothing is exchanged in
     the backward pass.
     """
-    size = dist.get_world_size() if dist.is_initialized() else 1
+    size = world_size()
     if size == 1:
         return rows
     own = rows.detach().contiguous()

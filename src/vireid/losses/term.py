@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from vireid.options import Options
 from vireid.records import Batch
+
+
+def weighted(terms: Mapping[str, Callable[[], Tensor]], weights: Mapping[str, float]) -> dict[str, Tensor]:
+    """Compute the terms whose weight is not 0, times it."""
+    return {name: weights[name] * term() for name, term in terms.items() if weights[name]}
 
 
 class Term(nn.Module):

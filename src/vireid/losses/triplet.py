@@ -12,6 +12,28 @@ from vireid.losses.distance import full_precision, pairwise_euclidean
 from vireid.losses.ranks import over_ranks
 
 WeightForm = Literal["reference", "softmax", "exact"]
+Reduction = Literal["mean", "sum"]
+
+
+def mined_triplet(
+    distances: Tensor, positive: Tensor, negative: Tensor, margin: float | None, reduction: Reduction = "mean"
+) -> Tensor:
+    """Reduce `max(0, margin + hardest positive - hardest negative)` over the anchors that have both.
+
+    Args:
+        distances: (N, M) from anchors to candidates.
+        positive, negative: (N, M) bool, which candidates are which.
+        margin: of the hinge; None is soft, `softplus(hardest positive - hardest negative)` (Hermans et al., 2017).
+        reduction: over anchors.
+
+    Returns:
+        A scalar; 0 with zero gradient when no anchor has both.
+    """
+    valid = positive.any(1) & negative.any(1)
+    far = distances.masked_fill(~positive, -torch.inf).amax(1)[valid]
+    near = distances.masked_fill(~negative, torch.inf).amin(1)[valid]
+    loss = (F.softplus(far - near) if margin is None else F.relu(margin + far - near)).sum()
+    return loss / valid.sum().clamp(min=1) if reduction == "mean" else loss
 
 
 @over_ranks
@@ -19,18 +41,10 @@ WeightForm = Literal["reference", "softmax", "exact"]
 def batch_hard_triplet(features: Tensor, pids: Tensor, margin: float | None = 0.3) -> Tensor:
     """Mean over anchors of `max(0, hardest positive - hardest negative + margin)`, Euclidean.
 
-    A margin of None is soft, `softplus(hardest positive - hardest negative)` (Hermans et al., 2017). Anchors without a
-    negative are skipped. Features (N, D) are not normalised.
+    See `mined_triplet`. Features (N, D) are not normalised.
     """
-    distances = pairwise_euclidean(features, features)
     same = pids[:, None] == pids
-    positive = distances.masked_fill(~same, -torch.inf).amax(1)
-    negative = distances.masked_fill(same, torch.inf).amin(1)
-    valid = negative.isfinite()
-    if not valid.any():
-        return features.sum() * 0
-    gap = positive[valid] - negative[valid]
-    return (F.softplus(gap) if margin is None else F.relu(gap + margin)).mean()
+    return mined_triplet(pairwise_euclidean(features, features), same, ~same, margin)
 
 
 @over_ranks

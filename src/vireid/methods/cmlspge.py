@@ -30,6 +30,7 @@ from vireid.losses import (
     path_distances,
     streamed_path_distances,
     top_path_distances,
+    weighted,
 )
 from vireid.methods.base import Features, Method, normalize, require_statistics
 from vireid.nn import (
@@ -142,13 +143,9 @@ class CMLSPGE(Method):
         self.stripes = (
             StripeHead(*head, _pool(options)) if options.stripe_head == "separate" else AlignedStripeHead(*head)
         )
-        self.classifiers = nn.ModuleDict(
-            {
-                "global": IdentityClassifier(trunk.dim, num_classes),
-                "enhanced": IdentityClassifier(trunk.dim, num_classes),
-                "stripes": StripeClassifier(options.stripe_dim, num_classes, options.stripes),
-            }
-        )
+        named = ("global",) if options.enhance == "none" else ("global", "enhanced")
+        self.classifiers = nn.ModuleDict({name: IdentityClassifier(trunk.dim, num_classes) for name in named})
+        self.classifiers["stripes"] = StripeClassifier(options.stripe_dim, num_classes, options.stripes)
         self.mean, self.std, self.embedding_dim = trunk.mean, trunk.std, trunk.dim
 
     def forward(self, images: Tensor, modality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -171,7 +168,7 @@ class CMLSPGE(Method):
     def losses(self, batch: Batch, phase: str = "main") -> dict[str, Tensor]:
         """L = (L_id^g + L_id^eg) + (L_Tri^g + L_Tri^eg) + (L_id^lv + L_id^lt) + L_PA^vt, the paper's total loss."""
         g, e, stripes = self(batch.images, batch.modality)
-        o, w = self.options, self.options.weights
+        o = self.options
         terms = {
             "id_global": lambda: self._identity("global", g, batch.pid),
             "id_enhanced": lambda: self._identity("enhanced", e, batch.pid),
@@ -181,9 +178,8 @@ class CMLSPGE(Method):
             "id_infrared": lambda: self._stripe_identity(stripes, batch, Modality.INFRARED),
             "part": lambda: part_triplet(stripes[:, o.first_stripe - 1 :], g, batch.pid, batch.modality, o),
         }
-        wanted = {name: getattr(w, name) for name in terms if o.enhance != "none" or "enhanced" not in name}
-        active = {name: weight * terms[name]() for name, weight in wanted.items() if weight}
-        return active | self.term_losses(e, batch)
+        wanted = {name: term for name, term in terms.items() if o.enhance != "none" or "enhanced" not in name}
+        return weighted(wanted, dict(o.weights)) | self.term_losses(e, batch)
 
     def distance(self, query: Features, gallery: Features) -> Tensor:
         """Return `|e_q - e_g|^2 + w_l S(q, g)`, or what `test_distance` says, (Nq, Ng)."""

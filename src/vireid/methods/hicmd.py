@@ -11,19 +11,27 @@ Pairs are stacked by modality, (2, B, …), visible first: `flip(0)` is "the oth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torchvision.transforms.v2 import RandomErasing
 
-from vireid.losses import Adversarial, choose_rows, cosine_triplet, discriminator_losses, fooling_loss, hfl_rows
+from vireid.losses import (
+    Adversarial,
+    choose_rows,
+    cosine_triplet,
+    discriminator_losses,
+    fooling_loss,
+    hfl_rows,
+    weighted,
+    world_size,
+)
 from vireid.losses.hierarchical import HFLRows
 from vireid.methods.base import Features, Method, ParameterGroup, normalize
 from vireid.nn import (
@@ -234,8 +242,7 @@ class HiCMD(Method):
     def _first_pass(self, batch: Batch, w: HiCMDWeights) -> FirstPass:
         """Encode the pairs and decode what is used of the swap table; its last entry changes the illumination alone."""
         o = self.options
-        size = dist.get_world_size() if dist.is_initialized() else 1
-        rows, negatives = choose_rows(batch.pid, batch.modality, size)
+        rows, negatives = choose_rows(batch.pid, batch.modality, world_size())
         first = FirstPass(batch.images[rows], batch.pid[rows], batch.take(negatives))
         augments = w.identify and o.generated_rows
         if not (w.generate or augments):
@@ -271,7 +278,7 @@ class HiCMD(Method):
             "kl": lambda: kl_loss(first.attribute),
             "adversarial": lambda: self._fooling(first),
         }
-        return weighted(terms, w)
+        return weighted(terms, dict(w))
 
     def _cycle(self, first: FirstPass, again: Codes) -> Tensor:
         """Decode the cross images' prototypes with what these were decoded from, or with codes encoded again."""
@@ -305,7 +312,7 @@ class HiCMD(Method):
         with torch.autocast(f1.device.type, enabled=False):
             logits = self.classifier(f1)
         terms = {"id": lambda: F.cross_entropy(logits, rows.pid), "triplet": lambda: self._triplet(f2, rows)}
-        return weighted(terms, w)
+        return weighted(terms, dict(w))
 
     def _triplet(self, f2: Tensor, rows: HFLRows) -> Tensor:
         o = self.options
@@ -315,12 +322,6 @@ class HiCMD(Method):
     def _erased(self, images: Tensor) -> Tensor:
         flat = images.reshape(-1, *images.shape[-3:])
         return torch.stack([self.erase(image) for image in flat]).view_as(images) if len(flat) else images
-
-
-def weighted(terms: Mapping[str, Callable[[], Tensor]], weights: HiCMDWeights) -> dict[str, Tensor]:
-    """Compute the terms whose weight is not 0, times it."""
-    wanted = {name: getattr(weights, name) for name in terms}
-    return {name: weight * terms[name]() for name, weight in wanted.items() if weight}
 
 
 def both_means(values: Tensor) -> Tensor:

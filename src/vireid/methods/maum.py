@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Literal, cast
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from vireid.losses import MemoryOptions, ProxyMemory, Term, batch_hard_triplet, identity_loss
@@ -45,6 +45,12 @@ class MAUMOptions(Options):
     memory: MemoryOptions = Field(default_factory=MemoryOptions, description="proxies, memories, metric")
     triplet_weight: float = Field(0.0, ge=0, description="of a batch-hard triplet on the embedding")
     margin: float = Field(0.3, ge=0, description="of that triplet")
+
+    @model_validator(mode="after")
+    def _has_a_neck(self) -> MAUMOptions:
+        if self.variant == "part" and self.neck != "bn":
+            raise ValueError(f"neck={self.neck} is of variant=global: leave it out")
+        return self
 
 
 class MAUM(Method):

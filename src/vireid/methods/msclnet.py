@@ -16,7 +16,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from vireid.losses import (
@@ -101,6 +101,12 @@ class MSCLNetOptions(AGWNetworkOptions):
     inter: InterForm = Field("identities", description="mean over pairs of identities, or of images as printed")
     weights: LossWeights = LossWeights()
 
+    @model_validator(mode="after")
+    def _shares_a_trunk(self) -> MSCLNetOptions:
+        if self.share == "none" and self.specific_until != "stem":
+            raise ValueError(f"share=none shares no stage: leave specific_until={self.specific_until} out")
+        return self
+
 
 class SynergyFusion(nn.Module):
     """Fuse the parts of a visible and an infrared image, top to bottom, one LSTM step a part (Fig. 3).
@@ -142,10 +148,9 @@ class MSCLNet(AGWNetwork):
     Options = MSCLNetOptions
 
     def __init__(self, num_classes: int, backbone: BackboneOptions, options: MSCLNetOptions) -> None:
-        apart = {"specific_until": "stem"} if options.share == "none" else {}
-        super().__init__(num_classes, backbone, options.model_copy(update=apart))
+        super().__init__(num_classes, backbone, options)
         self.options = o = options
-        if apart:
+        if o.share == "none":
             _separate_trunks(self.network)
         self.wrt = WeightedRegularizedTriplet(o.wrt)
         dim, streams = self.embedding_dim, {"shared": 1, "separate": len(Modality)}

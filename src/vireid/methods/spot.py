@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Generator, Tensor, nn
 
 from vireid.errors import InputError
@@ -73,6 +73,12 @@ class SPOTOptions(Options):
     structure_weight: float = Field(0.5, ge=0, description="lambda_1")
     part_weight: float = Field(0.5, ge=0, description="lambda_2")
     diversity_weight: float = Field(0.0, ge=0, description="penalty on the squared cosines of the part masks")
+
+    @model_validator(mode="after")
+    def _has_poses_to_drop(self) -> SPOTOptions:
+        if self.pose_dropout and self.pose != "keypoints":
+            raise ValueError(f"pose={self.pose} has no poses to drop: set pose_dropout=0")
+        return self
 
 
 class Maps(NamedTuple):
