@@ -19,7 +19,7 @@ from vireid.embedder import BATCH_SIZE
 from vireid.errors import InputError
 from vireid.losses import all_rows, gathering, over_ranks
 from vireid.methods import build
-from vireid.recipe import load_recipe
+from vireid.recipe import Recipe, load_recipe
 from vireid.training import train
 from vireid.training.callbacks import share_rows
 from vireid.training.ranks import Launch, Ranks, plan_launch, synchronise_norms
@@ -211,15 +211,16 @@ def test_synchronised_norms_keep_what_the_network_computes():
     method = build("agw", num_classes=2, backbone={"weights": "none"}).eval()
     images, modality = torch.rand(2, 3, 64, 32), torch.tensor([0, 1])
     before = method.features(images, modality)["global"]
-    converted = synchronise_norms(method, Sampling(), modality.numpy()).eval()
+    converted = synchronise_norms(method, Recipe(), modality.numpy()).eval()
     assert any(isinstance(module, nn.SyncBatchNorm) for module in converted.modules())
     assert not any(isinstance(module, nn.BatchNorm2d) for module in converted.modules())
     assert torch.allclose(converted.features(images, modality)["global"], before)
-    refiner = synchronise_norms(build("nformer", num_classes=2, input_dim=1280), Sampling(), modality.numpy())
+    pooled = Recipe(method="nformer", encoder=Path("encoder"), sampling=Sampling(kind="single"))
+    refiner = synchronise_norms(build("nformer", num_classes=2, input_dim=1280), pooled, modality.numpy())
     assert isinstance(refiner.neck, nn.SyncBatchNorm)
     # the projection is trained on CPUs, then frozen
     assert not any(isinstance(module, nn.SyncBatchNorm) for module in refiner.projection.modules())
-    single = Sampling(kind="single")
+    single = Recipe(sampling=Sampling(kind="single"))
     synchronise_norms(method, single, np.zeros(3, np.int64))
     with pytest.raises(InputError, match=r"leave a GPU without images of one modality.*sync_norm=false"):
         synchronise_norms(method, single, np.array([0, 1]))

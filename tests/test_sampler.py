@@ -40,6 +40,8 @@ def test_recipes_expect_the_batches_of_the_complete_training_set(data, images, h
     assert len(own) >= 9
     expected = [steps_per_epoch(modality[r.method == "hicmd"], r.sampling) for r in own]
     assert [r.expected_steps for r in own] == expected
+    pools = [r for r in recipes if r.method == "nformer"]
+    assert [r.sampling.kind for r in pools] == ["single"], "no image stands twice among NFormer's tokens"
 
 
 def test_cross_batches_pair_the_labels_of_both_modalities():

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from timm.layers import convert_sync_batchnorm
 from torch import nn
 
-from vireid.data.sampler import Sampling
 from vireid.errors import InputError
 from vireid.recipe import Recipe
 
@@ -100,14 +99,19 @@ def require_equal_shares(recipe: Recipe, modality: NDArray[np.int64]) -> None:
     Raises:
         InputError: for twins of visible images where a rank's number of these is random.
     """
-    if recipe.augment.visible_twin and recipe.sampling.kind == "single" and len(np.unique(modality)) > 1:
+    if recipe.augment.visible_twin and deals_modalities_unequally(recipe, modality):
         raise InputError(
             "augment.visible_twin doubles the visible images, of which sampling.kind=single deals each device another "
             "number: set sampling.kind=cross or train on one device"
         )
 
 
-def synchronise_norms(method: M, sampling: Sampling, modality: NDArray[np.int64]) -> M:
+def deals_modalities_unequally(recipe: Recipe, modality: NDArray[np.int64]) -> bool:
+    """Tell whether ranks may get other numbers of images of a modality; a refiner's batches hold sequences."""
+    return recipe.encoder is None and recipe.sampling.kind == "single" and len(np.unique(modality)) > 1
+
+
+def synchronise_norms(method: M, recipe: Recipe, modality: NDArray[np.int64]) -> M:
     """Let BatchNorm see the images of all ranks; `modality` (N,) is that of the training images.
 
     What is frozen in this training stays as it is: NFormer's projection is trained before it, by each rank on the CPU.
@@ -115,7 +119,7 @@ def synchronise_norms(method: M, sampling: Sampling, modality: NDArray[np.int64]
     Raises:
         InputError: when a rank may draw no image of a modality while others wait for its share of that stem's norms.
     """
-    if sampling.kind == "single" and len(np.unique(modality)) > 1:
+    if deals_modalities_unequally(recipe, modality):
         raise InputError(
             "sampling.kind=single can leave a GPU without images of one modality, for which the others would wait: set "
             "sync_norm=false or sampling.kind=cross"
