@@ -277,7 +277,7 @@ class NFormer(Refiner):
     def losses(self, batch: Batch, phase: str = "main") -> dict[str, Tensor]:
         """L = L_ce + L_tri + 0.0005 L_center over the tokens of all sequences; landmarks follow the step's seed."""
         tokens = batch.images if self.options.input_norm == "reference" else F.normalize(batch.images, dim=-1)
-        x, logits = self(tokens, batch.modality, Generator().manual_seed(torch.initial_seed()))
+        x, logits = self(tokens, batch.modality, Generator().manual_seed(int(torch.randint(2**62, ()))))
         return identity_losses(x.flatten(0, 1), logits.flatten(0, 1), batch.pid.flatten(), self.options, self.center)
 
     def parameter_groups(self) -> list[ParameterGroup]:

@@ -20,6 +20,9 @@ from vireid.training.optim import build_optimizers, limit_gradients, lr_factor, 
 from vireid.training.precision import PhasePrecision
 from vireid.training.ranks import Ranks
 
+STEP = 1
+"""Keeps the random numbers of a step, such as dropout's, from being those of its augmentation."""
+
 
 class TrainingModule(LightningModule):
     """Trains a `Method` by a `Recipe`.
@@ -87,7 +90,7 @@ class TrainingModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Run every phase that has losses: their sum's gradient, its optimisers' step."""
-        torch.manual_seed(_seed(self.recipe.seed, self.current_epoch, batch_idx, self.global_rank))
+        torch.manual_seed(_seed(self.recipe.seed, STEP, self.current_epoch, batch_idx, self.global_rank))
         if self.recipe.schedule.kind == "halving":
             self._schedule()
         wrapped = dict(zip(self._optimizers, _as_list(self.optimizers()), strict=True))
