@@ -26,13 +26,14 @@ from loader import write_images
 from measure import print_header
 from vireid.data import open_dataset
 from vireid.embed import embed_files, find_images
-from vireid.embed_parts import PRECISIONS, Job
+from vireid.embed_parts import Job
 from vireid.embedder import Embedder
 from vireid.environment import describe_environment
 from vireid.errors import InputError
 from vireid.evaluation.evaluate import FeatureTable, cosine_distance, find_protocol
 from vireid.export import export_onnx
 from vireid.onnx_embedder import OnnxEmbedder
+from vireid.precision import PRECISIONS
 from vireid.records import Batch, Modality
 
 BATCH = 32

@@ -69,7 +69,14 @@ def test_a_joint_result_names_its_splits_and_models(regdb):
     for trial in (1, 2):
         records = open_dataset("regdb", regdb, trial=trial).where(split="test")
         features = {"global": torch.randn(len(records), 4, generator=torch.Generator().manual_seed(0))}
-        stamp = {"data_set": "regdb", "synthetic": True, "flip": False, "checkpoint": "last", "bundle": f"{trial}.st"}
+        stamp = {
+            "data_set": "regdb",
+            "synthetic": True,
+            "flip": False,
+            "precision": "32",
+            "checkpoint": "last",
+            "bundle": f"{trial}.st",
+        }
         results.append(FeatureTable(records, features, cosine_distance, stamp).evaluate(PRESETS["regdb-v2t"]))
     single, joint = (join_trials(part).as_dict() for part in (results[:1], results))
     assert single["note"] == "one model a split, 1 of 10 splits scored"

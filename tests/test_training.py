@@ -16,8 +16,11 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from vireid.bundle import read_card
 from vireid.data.datamodule import training_rows
+from vireid.embedder import Embedder
 from vireid.errors import InputError
+from vireid.evaluation.command import EvaluateRequest, run_evaluation
 from vireid.files import alone
 from vireid.methods import build
 from vireid.methods.agw import AGW
@@ -348,6 +351,39 @@ def test_half_written_checkpoints_are_never_picked_up(tmp_path):
     (folder / ".epoch-0004.ckpt.17.tmp").write_bytes(b"")
     (folder / "epoch-0002.ckpt").write_bytes(b"")
     assert latest_checkpoint(tmp_path).name == "epoch-0003.ckpt"
+
+
+def test_a_run_in_another_precision_is_evaluated_in_it(tiny_recipe, tmp_path, monkeypatch):
+    seen, embed = [], Embedder.features
+    monkeypatch.setattr(
+        Embedder, "features", lambda self, *a, **k: seen.append(self.precision.name) or embed(self, *a, **k)
+    )
+    bundle = train(load_recipe(tiny_recipe, ["precision=bf16", "epochs=1"]), tmp_path / "run")
+    assert read_card(bundle).precision == "bf16"
+    results = {
+        given: run_evaluation(EvaluateRequest((tmp_path / "run",), precision=given))[0] for given in (None, "float32")
+    }
+    assert [result.stamp["precision"] for result in results.values()] == ["bf16", "32"]
+    assert seen == ["bf16", "bf16", "32"]
+
+
+def test_a_step_draws_other_numbers_than_its_augmentation(tiny_recipe, tmp_path, monkeypatch):
+    seeds = {"augmentation": [], "step": []}
+    prepare, losses = AGW.prepare, AGW.losses
+
+    def note_prepare(self, batch, generator):
+        seeds["augmentation"].append(generator.initial_seed())
+        return prepare(self, batch, generator)
+
+    def note_losses(self, batch, phase="main"):
+        seeds["step"].append(torch.initial_seed())
+        return losses(self, batch, phase)
+
+    monkeypatch.setattr(AGW, "prepare", note_prepare)
+    monkeypatch.setattr(AGW, "losses", note_losses)
+    train(load_recipe(tiny_recipe), tmp_path / "run")
+    drawn = [*seeds["augmentation"][1:], *seeds["step"]]  # the first is of the black batch
+    assert len(set(drawn)) == len(drawn) == 2 * len(seeds["step"])
 
 
 def test_nan_stops_the_run_and_names_the_term(tiny_recipe, tmp_path, monkeypatch):

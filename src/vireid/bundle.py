@@ -16,6 +16,7 @@ from vireid.files import file_digest, replacing
 from vireid.methods import Method, build
 from vireid.nn import BackboneOptions
 from vireid.options import Options, describe
+from vireid.precision import Wanted
 from vireid.weights import find
 
 METADATA_KEY = "vireid"
@@ -35,6 +36,7 @@ class BundleCard(Options):
     label_map: str = Field("", description="digest of the training identities")
     encoder: str = Field("", description="digest of the bundle whose features a refiner was trained on")
     epochs: int = 0
+    precision: Wanted = Field("auto", description="of the training, which evaluations take too")
     seed: int = 0
     metrics: dict[str, float] = Field(default_factory=dict)
     selection: str = Field("last", description="last, or best and on what")

@@ -26,9 +26,6 @@ from vireid.weights import find
 if TYPE_CHECKING:
     from vireid.embedder import Embedder
 
-PRECISIONS = {"auto": "auto", "float32": "32", "bfloat16": "bf16"}
-"""`--precision` and what `vireid.precision` calls it."""
-
 
 @dataclass(frozen=True)
 class Job:
@@ -38,7 +35,7 @@ class Job:
         model: a bundle or an ONNX model, see `open_model`.
         modality: of all images.
         batch_size: images a forward pass.
-        precision: one of `PRECISIONS`.
+        precision: one of `vireid.precision.PRECISIONS`.
     """
 
     model: Path
@@ -80,6 +77,7 @@ def open_model(job: Job) -> Embedder | OnnxEmbedder:
             raise InputError(f"{job.model} has its precision inside: drop --precision and give it to vireid export")
         return OnnxEmbedder(model_file(job), threads=1)
     from vireid.embedder import Embedder
+    from vireid.precision import PRECISIONS
 
     return Embedder.load(job.model, precision=PRECISIONS[job.precision])
 

@@ -20,7 +20,7 @@ from vireid.data.images import ImageLike, Progress, image_list, pixels_of
 from vireid.errors import InputError
 from vireid.methods import Features, Method, Refiner
 from vireid.nn import has_pose
-from vireid.precision import Precision, choose_precision, default_device
+from vireid.precision import Precision, Wanted, choose_precision, default_device
 from vireid.records import Batch, Modality, Records
 
 BATCH_SIZE = 128
@@ -44,7 +44,7 @@ class Embedder:
         image_size: tuple[int, int],
         device: torch.device | None = None,
         card: BundleCard | None = None,
-        precision: str = "auto",
+        precision: Wanted = "auto",
     ) -> None:
         self.device = device or default_device()
         self.method = method.to(self.device)
@@ -59,7 +59,7 @@ class Embedder:
         path: str | Path,
         device: torch.device | None = None,
         options: dict[str, Any] | None = None,
-        precision: str = "auto",
+        precision: Wanted = "auto",
     ) -> Embedder:
         """Open a bundle, see `vireid.load`; `options` replace the bundle's own at test time."""
         method, card = load_bundle(Path(path), options)

@@ -16,6 +16,10 @@ import torch
 from torch import nn
 
 Name = Literal["32", "bf16", "16"]
+Wanted = Literal["auto", "32", "bf16", "16"]
+
+PRECISIONS: dict[str, Wanted] = {"auto": "auto", "float32": "32", "bfloat16": "bf16"}
+"""`--precision` of the commands and what it is called here."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,10 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def choose_precision(module: nn.Module, device: torch.device, wanted: str = "auto") -> Precision:
+def choose_precision(module: nn.Module, device: torch.device, wanted: Wanted = "auto") -> Precision:
     """Return the precision for a network on a device; `wanted` other than `auto` is taken as it is."""
     if wanted != "auto":
-        return Precision(wanted)  # type: ignore[arg-type]
+        return Precision(wanted)
     if device.type == "cuda":  # those before Ampere emulate bfloat16
         return Precision("bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "16")
     if device.type == "cpu" and cpu_has_bf16() and not has_depthwise(module):

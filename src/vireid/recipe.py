@@ -17,6 +17,7 @@ from vireid.losses.memory import MemoryOptions
 from vireid.methods import parse_options, parse_terms
 from vireid.nn import BackboneOptions
 from vireid.options import Options, checked, setting
+from vireid.precision import Wanted
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 """A decay rate."""
@@ -118,10 +119,10 @@ class Recipe(Options):
     sampling: Sampling = Sampling()
     optimizers: dict[str, OptimizerOptions] = Field(default_factory=lambda: {"main": OptimizerOptions()})
     schedule: Schedule = Schedule()
-    clip_norm: float | None = Field(None, gt=0, description="gradient norm limit; null = off")
+    clip_norm: float | None = Field(None, gt=0, description="gradient norm limit of each optimiser; null = off")
     gather: bool = Field(True, description="metric losses compare the images of all devices")
     sync_norm: bool = Field(True, description="BatchNorm over the images of all GPUs; on CPUs each process has its own")
-    precision: Literal["auto", "32", "bf16", "16"] = Field("auto", description="auto: measured choice per device")
+    precision: Wanted = Field("auto", description="of training and evaluation; auto: measured choice per device")
     validation: Validation = Validation()
     expected_steps: int | None = Field(None, description="batches an epoch on the complete data set, for comparison")
     keep_checkpoints: int = Field(2, ge=1)

@@ -88,6 +88,7 @@ def import_agw(file: Path, out: Path) -> BundleCard:
         std=method.std,
         training_data=f"{DATA_SETS.get(classes, f'unknown, {classes} identities')}; trained elsewhere, imported from "
         f"the official AGW checkpoint {file.name}, SHA-256 {bundle_digest(file)}",
+        precision="32",
         selection="of another code base; the official one keeps the best rank-1 on the test set",
     )
     save_bundle(out, method, card)

@@ -114,6 +114,9 @@ def evaluate(
         list[str] | None, typer.Option("--set", help="the method's option at test time, such as test_distance=global")
     ] = None,
     select: Annotated[str, typer.Option(help="which bundle of a run: last or best")] = "last",
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"] | None, typer.Option(help="of the network; default: the training's")
+    ] = None,
     json_file: JsonFile = None,
     style: Annotated[
         Literal["console", "latex", "markdown"], typer.Option("--format", help="of the table")
@@ -148,6 +151,7 @@ def evaluate(
         options=tuple(options or ()),
         method_options=tuple(override or ()),
         select=select,
+        precision=precision,
     )
     if distractors is not None:
         refuse("--distractors", {"--format": style != "console"})

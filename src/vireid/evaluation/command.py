@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vireid.bundle import resolve_bundle
+from vireid.bundle import read_card, resolve_bundle
 from vireid.data import open_dataset, require_root
 from vireid.data.images import Progress
 from vireid.embedder import Embedder
@@ -25,6 +25,7 @@ from vireid.evaluation.protocols import Protocol
 from vireid.evaluation.provenance import Subject, check_trials, origin
 from vireid.evaluation.refine import Refinement, RefineOptions
 from vireid.options import setting
+from vireid.precision import PRECISIONS
 from vireid.recipe import DataOptions, load_recipe
 from vireid.records import Modality, Records
 
@@ -49,6 +50,7 @@ class EvaluateRequest:
     options: tuple[str, ...] = ()
     method_options: tuple[str, ...] = ()
     select: str = "last"
+    precision: str | None = None
 
 
 def run_evaluation(request: EvaluateRequest, progress: Progress | None = None) -> list[Evaluation]:
@@ -113,7 +115,9 @@ def open_subject(request: EvaluateRequest, model: Path) -> Subject:
 def _embed(request: EvaluateRequest, subject: Subject, progress: Progress | None) -> tuple[Embedder, FeatureTable]:
     splits = set().union(*(protocol_splits(protocol) for protocol in subject.protocols))
     changed = dict(setting("--set", text, "test_distance=global") for text in request.method_options)
-    embedder = Embedder.load(subject.encoder, options=changed)
+    trained = read_card(subject.refiner or subject.encoder).precision
+    precision = PRECISIONS[request.precision] if request.precision else trained
+    embedder = Embedder.load(subject.encoder, options=changed, precision=precision)
     how = RefineOptions.parse(request.refine_set)
     refinement = None if subject.refiner is None else Refinement.open(subject.refiner, subject.encoder, how)
     images = subject.records.where(split=splits)
@@ -127,7 +131,12 @@ def _read_features(request: EvaluateRequest, file: Path) -> tuple[FeatureTable, 
         raise InputError("give either models or --features, not both")
     if request.refine is not None:
         raise InputError("--refine needs the encoder's bundle: a file of features does not say which one made them")
-    of_models = {"--root": request.root, "--flip": request.flip, "--set": request.method_options}
+    of_models = {
+        "--root": request.root,
+        "--flip": request.flip,
+        "--set": request.method_options,
+        "--precision": request.precision,
+    }
     of_data = {"--option": request.options, "--refine-set": request.refine_set, "--select": request.select != "last"}
     refuse("--features", {**of_models, **of_data})
     protocols = resolve_protocols(request, request.data)

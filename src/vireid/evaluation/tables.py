@@ -83,7 +83,7 @@ def describe_stamp(stamp: Mapping[str, Any], trials: str) -> str:
     return (
         f"{'synthetic data, ' if stamp.get('synthetic') is True else ''}percent, {trials}; "
         f"feature {stamp['feature']}{changed}, "
-        f"flip {stamp['flip']}, re-ranking {stamp['rerank'] or 'none'}{refined}"
+        f"flip {stamp['flip']}, precision {stamp['precision']}, re-ranking {stamp['rerank'] or 'none'}{refined}"
         f"{', transductive' if stamp['transductive'] else ''}, checkpoint {checkpoint}"
     )
 

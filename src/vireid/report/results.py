@@ -165,7 +165,7 @@ def _evaluate(
     validation, card = recipe.validation, read_card(path)
     encoder = path if recipe.encoder is None else resolve_bundle(recipe.encoder)
     refinement = None if recipe.encoder is None else Refinement.open(path, encoder, RefineOptions())
-    embedder = Embedder.load(encoder)
+    embedder = Embedder.load(encoder, precision=recipe.precision)
     table = FeatureTable.extract(embedder, records, flip=validation.flip, cache=recipe.data.cache, progress=progress)
     table = replace(table, refinement=refinement, stamp={**table.stamp, **origin(recipe.data.name, records, encoder)})
     results = [table.evaluate(p, feature=validation.feature) for p in protocols]

@@ -128,7 +128,8 @@ class Bundles(Callback):
     def _evaluate(self, module: TrainingModule) -> dict[str, float]:
         """Return the metrics on rank zero, nothing elsewhere."""
         module.method.eval()
-        table = self.extract(Embedder(module.method, self.recipe.data.image_size, module.device))
+        size, precision = self.recipe.data.image_size, self.recipe.precision
+        table = self.extract(Embedder(module.method, size, module.device, precision=precision))
         module.method.train()
         if table is None:
             return {}

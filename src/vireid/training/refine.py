@@ -87,7 +87,8 @@ class FeatureSequences(LightningDataModule):
         self.records = training_rows(records, recipe)
         self.label_map = LabelMap.of(self.records.pid)
         self.labels = self.label_map.labels(self.records.pid)
-        self.encoder, self.digest = Embedder.load(recipe.encoder), bundle_digest(recipe.encoder)
+        self.encoder = Embedder.load(recipe.encoder, precision=recipe.precision)
+        self.digest = bundle_digest(recipe.encoder)
         views = recipe.sequences.pool_views == "train"
         self.steps = steps_per_epoch(sum(map(len, self._batches(0))) if views else len(self.records), recipe.sequences)
         self.method: NFormer | None = None
@@ -215,7 +216,7 @@ class RefinerBundles(Bundles):
     @cached_property
     def _encoded(self) -> FeatureTable | None:
         assert self.recipe.encoder is not None
-        table = self.extract(Embedder.load(self.recipe.encoder))
+        table = self.extract(Embedder.load(self.recipe.encoder, precision=self.recipe.precision))
         if table is None:
             return None
         metrics = table.evaluate(self.protocol).summary.mean()

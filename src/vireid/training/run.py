@@ -113,7 +113,7 @@ def _fit(recipe: Recipe, run: Path, console: Console, launch: Launch, *, resumed
     if isinstance(data, FeatureSequences):
         data.attach(method, trained=checkpoint is not None)
     if launch.size > 1 and recipe.sync_norm and default_device().type == "cuda":
-        method = synchronise_norms(method, recipe.sampling, data.records.modality)
+        method = synchronise_norms(method, recipe, data.records.modality)
     precision = choose_precision(method, default_device(), recipe.precision)
     module = (RefinerModule if refines else TrainingModule)(method, recipe, precision, data.label_map.digest)
     _announce(recipe, data, bundles, precision, console)
@@ -253,6 +253,7 @@ def _card(recipe: Recipe, data: Data, method: Method) -> BundleCard:
         std=method.std,
         training_data=f"{title_of(recipe.data.name, data.records.root)}: {describe_split(data.records)}",
         label_map=data.label_map.digest,
+        precision=recipe.precision,
         seed=recipe.seed,
         commit=git_commit(),
         encoder=data.digest if isinstance(data, FeatureSequences) else "",
