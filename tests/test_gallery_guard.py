@@ -495,6 +495,20 @@ def make_labelled(persons=40, spread=0.35, seed=3):
     ), vectors
 
 
+def test_pairs_within_a_modality_count_once_and_a_thin_pair_of_modalities_is_left_out():
+    records, vectors = make_labelled()
+    rows = np.sort(np.concatenate([np.flatnonzero(records.modality == 0), np.flatnonzero(records.modality == 1)[:2]]))
+    sample = records.take(rows)
+    visible = np.flatnonzero(sample.modality == 0)
+    first, second = (visible[side] for side in np.triu_indices(len(visible), 1))
+    same, near = sample.pid[first] == sample.pid[second], sample.camid[first] == sample.camid[second]
+    with pytest.warns(UserWarning, match="not calibrated: .* infrared-visible pairs .* cannot show"):
+        calibration = fit_calibration(sample, vectors[rows], 1e-3, "digest")
+    assert list(calibration.pairs) == ["visible-visible"]
+    pair = calibration.pairs["visible-visible"]
+    assert (pair.num_genuine, pair.num_impostor) == ((same & ~near).sum(), (~same).sum())
+
+
 def test_calibration_keeps_the_target_and_means_what_it_says():
     records, vectors = make_labelled()
     calibration = fit_calibration(records, vectors, 1e-2, "digest")
@@ -568,6 +582,13 @@ def test_calibration_errors(records, target, sentence):
     rows = np.isin(sample.path, chosen.path)
     with pytest.raises(InputError, match=sentence):
         fit_calibration(chosen, vectors[rows], target, "")
+
+
+@pytest.mark.parametrize("end", [20260501, "20260501000000", "2026", "1.5", "2026-05-01"])
+def test_a_number_is_no_time(end):
+    """Of seconds since 1970 the first would be in August of that year, the second in the year 2612."""
+    with pytest.raises(ValueError, match="write the time as 2026-05-03T21:00:00"):
+        Filter(end=end)
 
 
 def test_a_large_sample_is_thinned_evenly():

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import vireid
 from vireid.data.check import broken_images
 from vireid.data.images import CachedImages, DecodedImages, cache_folder, cache_key, decode, pixels_of
 from vireid.errors import InputError
-from vireid.records import Records
+from vireid.ingest.crops import prepare
+from vireid.records import Modality, Records
 
 
 @pytest.fixture
@@ -88,6 +90,18 @@ def test_grey_images_become_three_equal_channels(tmp_path):
     assert (pixels == pixels[..., :1]).all()
 
 
+def test_a_tinted_night_picture_is_embedded_as_galleries_store_it(run, tmp_path):
+    tinted = np.random.default_rng(0).integers(0, 256, (64, 32, 1)) * np.array([1, 0.85, 1])
+    tinted = tinted.astype(np.uint8)
+    grey = prepare(tinted, Modality.INFRARED)
+    assert (grey == grey[..., :1]).all()
+    Image.fromarray(tinted).save(tmp_path / "tinted.png")
+    embedder = vireid.load(run / "last.safetensors")
+    pictures = [tinted, tmp_path / "tinted.png", Image.fromarray(tinted)]
+    assert np.allclose(embedder.embed(pictures, "infrared"), embedder.embed([grey], "infrared"), atol=1e-3)
+    assert not np.allclose(embedder.embed([tinted], "visible"), embedder.embed([grey], "visible"), atol=1e-3)
+
+
 @pytest.mark.parametrize(("kind", "name"), [("<u2", "a.png"), ("<i4", "a.tif"), ("<f4", "a.tif")])
 def test_deep_images_are_refused_not_made_white(tmp_path, kind, name):
     Image.fromarray(np.full((8, 8), 2**15 - 1, kind)).save(tmp_path / name)
@@ -108,7 +122,7 @@ def test_pictures_are_turned_as_their_camera_was_held(tmp_path):
     assert (size, pixels.shape) == ((60, 20), (60, 20, 3))
     assert pixels[10, 10, 0] > 200 > 50 > pixels[50, 10, 0]
     with Image.open(tmp_path / "b.jpg") as image:
-        assert (pixels_of(image, (60, 20)) == pixels).all()
+        assert (pixels_of(image, (60, 20), Modality.VISIBLE) == pixels).all()
         image.save(tmp_path / "c.png", exif=b"no EXIF")
     assert decode(tmp_path / "c.png")[0].shape == (20, 60, 3)
 

@@ -138,7 +138,8 @@ class Embedder:
         Raises:
             InputError: as `embed`.
         """
-        pixels = torch.from_numpy(np.stack([pixels_of(image, self.image_size) for image in images]))
+        seen = zip(images, map(Modality, modality), strict=True)
+        pixels = torch.from_numpy(np.stack([pixels_of(image, self.image_size, kind) for image, kind in seen]))
         kinds = torch.tensor(modality, dtype=torch.int64)
         unknown = torch.zeros_like(kinds)
         return self.features(Batch(pixels.permute(0, 3, 1, 2), kinds, pid=unknown, camid=unknown, view=unknown), flip)

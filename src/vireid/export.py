@@ -30,7 +30,7 @@ from vireid.methods.base import normalize
 from vireid.methods.cmtr import CMTR
 from vireid.onnx_embedder import CARD, SUFFIX, OnnxEmbedder, graph_file
 from vireid.quantize import calibration_images, quantize
-from vireid.records import Batch, Modality, Records
+from vireid.records import Modality, Records
 
 ExportPrecision = Literal["fp32", "fp16", "int8"]
 
@@ -163,7 +163,8 @@ def compare(
     """
     errors, angles = [], []
     for images in batches or _random_batches(embedder.image_size):
-        expected, found = _reference(embedder, images, modality), embed(list(images), modality, len(images))
+        expected = embedder.features_of(images, [modality] * len(images))["global"].cpu().numpy()
+        found = embed(list(images), modality, len(images))
         errors.append(np.abs(found - expected).max())
         angles.append((1 - (found * expected).sum(1) / np.linalg.norm(found, axis=1)).max())
     return float(np.max(errors)), float(np.max(angles))
@@ -223,13 +224,6 @@ def _describe(path: Path, embedder: Embedder, card: BundleCard, modality: Modali
     }
     onnx.helper.set_model_props(model, properties)
     onnx.save(model, path)
-
-
-def _reference(embedder: Embedder, images: Pixels, modality: Modality) -> NDArray[np.float32]:
-    zeros = torch.zeros(len(images), dtype=torch.int64)
-    rows = torch.full_like(zeros, int(modality))
-    batch = Batch(torch.from_numpy(images).permute(0, 3, 1, 2), rows, pid=zeros, camid=zeros, view=zeros)
-    return embedder.features(batch)["global"].numpy()
 
 
 def _require_onnx() -> None:

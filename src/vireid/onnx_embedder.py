@@ -63,7 +63,8 @@ class OnnxEmbedder:
             raise InputError(f"{self.path} embeds {own} images, not {kind}: name the file of the other modality")
         out = np.zeros((len(items), self.embedding_dim), dtype=np.float32)
         for start in range(0, len(items), batch_size):
-            pixels = np.stack([pixels_of(image, self.image_size) for image in items[start : start + batch_size]])
+            batch = items[start : start + batch_size]
+            pixels = np.stack([pixels_of(image, self.image_size, kind) for image in batch])
             (out[start : start + batch_size],) = self._sessions[kind].run(None, {"images": pixels})
         return out
 

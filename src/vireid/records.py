@@ -193,7 +193,7 @@ class Batch:
     """One row an image, modalities mixed; nothing assumes equal counts.
 
     Attributes:
-        images: (N, 3, H, W) float, normalised (uint8 before augmentation); infrared has three equal channels.
+        images: (N, 3, H, W) float, normalised (uint8 before augmentation).
         modality: (N,) int64, see `Modality`.
         pid: (N,) int64 contiguous training labels.
         camid: (N,) int64 camera.

@@ -18,7 +18,7 @@ from PIL import ExifTags, Image
 
 from vireid.errors import InputError
 from vireid.files import alone, shown
-from vireid.records import Records
+from vireid.records import Modality, Records
 
 Pixels = NDArray[np.uint8]
 ImageLike = str | Path | Image.Image | Pixels
@@ -102,12 +102,22 @@ def decode(path: Path, size: tuple[int, int] | None = None) -> tuple[Pixels, tup
         raise InputError(f"image {path} cannot be decoded ({error}): replace it or take its row out") from error
 
 
-def pixels_of(image: ImageLike, size: tuple[int, int]) -> Pixels:
+def pixels_of(image: ImageLike, size: tuple[int, int], modality: Modality) -> Pixels:
     """Return a path, a PIL image or an (h, w, 3) uint8 array as (H, W, 3) uint8 of `size` = (H, W).
+
+    An infrared picture gets three equal channels: some cameras tint what they see at night. Data sets are read as they
+    were published, see `decode`.
 
     Raises:
         InputError: for an image that cannot be read, or an array of another shape or type.
     """
+    pixels = _fitted(image, size)
+    if modality is Modality.INFRARED:
+        return np.asarray(Image.fromarray(pixels).convert("L").convert("RGB"))
+    return pixels
+
+
+def _fitted(image: ImageLike, size: tuple[int, int]) -> Pixels:
     if isinstance(image, str | Path):
         return decode(Path(image), size)[0]
     if isinstance(image, Image.Image):

@@ -8,6 +8,7 @@ as equally likely beforehand.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from vireid.embedder import BATCH_SIZE
 from vireid.errors import InputError
 from vireid.evaluation import verification_roc, verification_scores
 from vireid.gallery.types import Instant, utc_now
@@ -101,7 +103,7 @@ def pair_name(a: Modality, b: Modality) -> str:
 
 
 def fit_calibration(records: Records, features: NDArray[np.float32], target_fpr: float, bundle: str) -> Calibration:
-    """Fit all pairs of modalities that the sample holds enough of.
+    """Fit all pairs of modalities that the sample holds enough of, and warn of the others.
 
     Pairs of one person before one camera are left out: nearly equal frames would make the task look easy.
 
@@ -112,16 +114,25 @@ def fit_calibration(records: Records, features: NDArray[np.float32], target_fpr:
         bundle: digest of the bundle that made the features.
 
     Raises:
-        InputError: when no pair of modalities has both genuine and impostor pairs, or too few for the target.
+        InputError: when no pair of modalities has both genuine and impostor pairs, enough for the target.
     """
     if not 0 < target_fpr < 1:
         raise InputError(f"target false positive rate {target_fpr}: choose one between 0 and 1, such as 0.001")
-    pairs = {name: _fit(*scores, target_fpr, name) for name, scores in _pairs(records, features)}
+    pairs: dict[str, PairCalibration] = {}
+    refusals: list[str] = []
+    for name, scores in _pairs(records, features):
+        try:
+            pairs[name] = _fit(*scores, target_fpr, name)
+        except InputError as refusal:
+            refusals.append(str(refusal))
     if not pairs:
-        raise InputError(
+        lacks = (
             f"{len(records)} labelled images hold no person seen by two cameras beside other people: "
             "calibrate on a sample of several people, each before at least two cameras"
         )
+        raise InputError(refusals[0] if refusals else lacks)
+    for reason in refusals:
+        warnings.warn(f"not calibrated: {reason}", stacklevel=2)
     return Calibration(target_fpr=target_fpr, bundle_sha256=bundle, made=utc_now(), pairs=pairs)
 
 
@@ -140,7 +151,16 @@ def calibrate(
         InputError: see `fit_calibration`.
     """
     sample = thin(records)
-    features = gallery.embedder().extract(sample, cache=False, progress=progress)["global"].numpy()
+    embedder = gallery.embedder()
+    features = np.zeros((len(sample), embedder.embedding_dim), np.float32)
+    done = 0
+    for modality in Modality:  # as galleries embed pictures, not as data sets are read
+        own = np.flatnonzero(sample.modality == modality)
+        for rows in (own[start : start + BATCH_SIZE] for start in range(0, len(own), BATCH_SIZE)):
+            features[rows] = embedder.embed([sample.absolute(row) for row in rows], modality, BATCH_SIZE)
+            done += len(rows)
+            if progress is not None:
+                progress(done, len(sample))
     calibration = fit_calibration(sample, features, target_fpr, gallery.settings.bundle_sha256)
     gallery.store_calibration(calibration)
     return calibration
@@ -169,6 +189,8 @@ def _pairs(records: Records, features: NDArray[np.float32]) -> Iterator[tuple[st
             records.camid[columns],
             hide="same_id_and_camera",
         )
+        if query is item:  # a pair stands there twice, with one score
+            genuine, impostor = (np.sort(side)[::2] for side in (genuine, impostor))
         if len(genuine) and len(impostor):
             yield pair_name(query, item), (genuine, impostor)
 
@@ -180,7 +202,7 @@ def _fit(genuine: NDArray[Any], impostor: NDArray[Any], target_fpr: float, name:
             f"label more pictures, or ask for {1 / len(impostor):.1g} or more"
         )
     roc = verification_roc(genuine, impostor, [target_fpr])
-    slope, intercept = _platt(genuine, impostor)
+    slope, intercept = _platt(genuine, impostor, name)
     knots = _knots(genuine, impostor)
     return PairCalibration(
         threshold=float(roc.threshold[0]),
@@ -197,7 +219,7 @@ def _fit(genuine: NDArray[Any], impostor: NDArray[Any], target_fpr: float, name:
     )
 
 
-def _platt(genuine: NDArray[Any], impostor: NDArray[Any]) -> tuple[float, float]:
+def _platt(genuine: NDArray[Any], impostor: NDArray[Any], name: str) -> tuple[float, float]:
     """Fit the log odds of "one person" linearly to the similarity, each side weighing one half (Platt, 1999)."""
     from sklearn.linear_model import LogisticRegression
 
@@ -208,7 +230,7 @@ def _platt(genuine: NDArray[Any], impostor: NDArray[Any]) -> tuple[float, float]
     slope = float(model.coef_[0, 0])
     if slope <= 0:
         raise InputError(
-            "two people look no less alike than one in this sample: the bundle does not fit these pictures"
+            f"two people look no less alike than one in {name} pairs: the bundle does not fit these pictures"
         )
     return slope, float(model.intercept_[0])
 

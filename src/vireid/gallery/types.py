@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -68,7 +69,14 @@ def _instant(time: datetime) -> datetime:
         raise ValueError("lies outside the years 1 to 9999 in UTC: give the time as it was") from None
 
 
-Instant = Annotated[AwareDatetime, AfterValidator(_instant)]
+def _written(time: Any) -> Any:
+    """Refuse numbers, which pydantic would take for seconds since 1970: 20260501 would be a day of that year."""
+    if isinstance(time, int | float) or (isinstance(time, str) and re.fullmatch(r"[\s\d.+-]+", time)):
+        raise ValueError(f"{time} has no zone and hour: write the time as 2026-05-03T21:00:00+02:00")
+    return time
+
+
+Instant = Annotated[AwareDatetime, BeforeValidator(_written), AfterValidator(_instant)]
 """An aware time, kept in UTC to the millisecond."""
 
 Names = Annotated[
