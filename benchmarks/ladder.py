@@ -55,8 +55,6 @@ def main(
     keep: Annotated[bool, typer.Option(help="keep the runs and their bundles")] = False,
 ) -> None:
     """Train and evaluate the rungs of one ladder."""
-    if override and results == RESULTS:
-        raise typer.BadParameter("--set makes other trainings than the rungs': name another --results and --work")
     for number in seed or [0, 1, 2]:
         for origin in asked(ladder, rung or [""]):
             Run(*origin, spectrum, number).finish(root, override or [], work, results, keep)
@@ -84,6 +82,8 @@ class Run(NamedTuple):
 
     def finish(self, root: Path, overrides: list[str], work: Path, results: Path, keep: bool) -> None:
         """Train, evaluate and write what is not there yet, unless another process is at it or at its encoder."""
+        if overrides and results == RESULTS:
+            raise typer.BadParameter("--set makes other trainings than the rungs': name another --results and --work")
         tests = test_rungs(definition(self.ladder), self.rung)
         files = {key: results / f"{self._replace(rung=key).name}.json" for key in tests}
         with claimed(work / f"{self.name}.lock") as free:

@@ -88,6 +88,7 @@ classifiers) were chosen in view of these same figures, which flatter the recipe
 `python benchmarks/compare.py write` from the files in `benchmarks/results`, which `compare.py run` and `ladder.py`
 make. A line of one seed has no spread: differences of a few points between such lines mean nothing. An equal seed gives
 equal figures on one machine only: trainings repeated on another moved by up to 2.7 points of rank-1 and 2.5 of mAP.
+The renderer's last bits differ between kinds of processors, too: lines whose "pixels" have two hashes are of both.
 The encoders of NFormer's seeds 1 and 2 are such repetitions, so that its "encoder alone" is not MAUM's line.
 A `+` after a commit: with changes not yet committed. A rung that is the same training as another ladder's, to the bit,
 is trained once and stands in both.
@@ -149,7 +150,8 @@ def section(ladder: str, entries: Entries) -> str:
 def provenance(entries: Entries) -> str:
     """What some runs were trained on and for how long, when, where and of which commits."""
     told = {key: sorted({e[key] for e in entries}) for key in ("epochs", "date", "cpu", "commit")}
-    preset = entries[0]["data"].get("preset", "")
+    pixels = ", ".join(sorted({e["data"]["content"][:8] for e in entries}))
+    preset = f"{entries[0]['data'].get('preset', '')} (pixels {pixels})"
     days = " to ".join(dict.fromkeys((told["date"][0], told["date"][-1])))
     epochs = " or ".join(str(count) for count in told["epochs"])
     return f"{preset}, {epochs} epochs, {days}, {', '.join(told['cpu'])}; commits {', '.join(told['commit'])}"

@@ -37,7 +37,15 @@ class Ledger:
     sent: set[str] = field(default_factory=set)
     searches: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    failed: set[str] = field(default_factory=set)
     cut: int = 0
+
+    def miss(self, error):
+        """Note a request that a kill cut off, or that was refused: by a busy service that is no fault. Wait a little."""
+        self.cut += 1
+        if isinstance(error, ServiceError) and error.status not in (429, 503):
+            self.failed.add(f"{error.status}: {error}")
+        time.sleep(PAUSE)
 
 
 class Service:
@@ -94,9 +102,8 @@ def searcher(url, key, ledger, stop, seed):
             try:
                 ledger.searches.append(client.search_vector(query, k=5, **WHY).id)
                 ledger.seconds.append(time.perf_counter() - started)
-            except (httpx.TransportError, ServiceError):
-                ledger.cut += 1
-                time.sleep(PAUSE)
+            except (httpx.TransportError, ServiceError) as error:
+                ledger.miss(error)
 
 
 def ingester(url, key, ledger, stop):
@@ -110,8 +117,8 @@ def ingester(url, key, ledger, stop):
             try:
                 ledger.acknowledged += client.add(items, vectors(BATCH, (1, batch)))
                 batch += 1
-            except httpx.TransportError:
-                time.sleep(PAUSE)
+            except (httpx.TransportError, ServiceError) as error:
+                ledger.miss(error)
 
 
 def run(folder, *, kills, clients, items, pause, seed):
@@ -158,6 +165,7 @@ def faults(location, ledger, old):
         f"{len(set(ledger.searches) - logged)} answered searches are not logged": set(ledger.searches) <= logged,
         f"the audit log breaks at entry {broken}": broken is None,
         f"SQLite says: {integrity}": integrity == "ok",
+        f"the service answered {sorted(ledger.failed)}": not ledger.failed,
     }
     return [sentence for sentence, kept in promises.items() if not kept]
 

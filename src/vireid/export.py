@@ -163,7 +163,7 @@ def compare(
     """
     errors, angles = [], []
     for images in batches or _random_batches(embedder.image_size):
-        expected = embedder.features_of(images, [modality] * len(images))["global"].cpu().numpy()
+        expected = embedder.features_of(list(images), [modality] * len(images))["global"].cpu().numpy()
         found = embed(list(images), modality, len(images))
         errors.append(np.abs(found - expected).max())
         angles.append((1 - (found * expected).sum(1) / np.linalg.norm(found, axis=1)).max())
