@@ -41,7 +41,7 @@ class Ledger:
     cut: int = 0
 
     def miss(self, error):
-        """Note a request that a kill cut off, or that was refused: by a busy service that is no fault. Wait a little."""
+        """Note a request that was cut off or refused, which is a fault unless the service was busy; wait a little."""
         self.cut += 1
         if isinstance(error, ServiceError) and error.status not in (429, 503):
             self.failed.add(f"{error.status}: {error}")
