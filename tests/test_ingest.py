@@ -4,7 +4,7 @@ import os
 import re
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from io import BytesIO
+from io import BytesIO, FileIO
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -242,6 +242,29 @@ def test_a_video_cut_short_gives_what_it_holds(tmp_path, video):
     outcome = run(tmp_path / "g", tmp_path / "short.avi")
     assert 30 < outcome.tally.frames < 70
     assert any("is cut short" in notice for notice in outcome.notices)
+
+
+def test_a_file_that_cannot_be_read_on_is_said_and_not_done(tmp_path, video, monkeypatch):
+    class FailingDisk(FileIO):
+        whole = True
+
+        def read(self, size=-1):
+            if not self.whole and self.tell() > video.stat().st_size // 2:
+                raise av.error.OSError(5, "Input/output error")
+            return super().read(size)
+
+    def open_failing(name, real=av.open):
+        disk = FailingDisk(name)
+        container = real(disk)
+        disk.whole = False
+        return container
+
+    with monkeypatch.context() as patch:
+        patch.setattr(av, "open", open_failing)
+        with pytest.raises(InputError, match=r"yard.avi cannot be read on after \d+ frames \(Input/output error\)"):
+            run(tmp_path / "g", video)
+    outcome = run(tmp_path / "g", video)
+    assert (outcome.tally.frames, outcome.tally.tracks) == (FRAMES, 3)
 
 
 def test_auto_decides_by_track_when_the_camera_switches_to_infrared(tmp_path):
