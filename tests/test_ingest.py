@@ -555,5 +555,5 @@ def test_the_command_line(tmp_path, video, monkeypatch):
     assert result.exit_code == 0, result.output
     assert "3 tracks as visible" in result.output
     assert len(content(tmp_path / "g")) == 12
-    result = CliRunner().invoke(app, ["ingest", str(video), "--gallery", str(tmp_path / "none")])
-    assert isinstance(result.exception, InputError)
+    for wrong in ([*arguments, "--case", "9" * 3000], ["ingest", str(video), "--gallery", str(tmp_path / "none")]):
+        assert isinstance(CliRunner().invoke(app, wrong).exception, InputError)
