@@ -115,16 +115,15 @@ def without_groups(found: Detections) -> Detections:
 
 def torchvision_detector(name: str, weights: Path | None, threshold: float = 0.5) -> Detector:
     """A detector of `torchvision.models.detection` with COCO weights from a file; nothing is downloaded."""
-    from torchvision.models import get_model
-    from torchvision.models.detection import faster_rcnn  # noqa: F401  registers the detectors
+    from torchvision.models import detection, get_model, list_models
 
+    if name not in (names := list_models(module=detection)):
+        raise InputError(f"torchvision has no detector {name!r}: use one of {', '.join(names)}")
+    if weights is None:
+        raise InputError(f"detector torchvision:{name} needs its weights: pass --weights FILE (COCO, .pth)")
+    model = get_model(name, weights=None, weights_backbone=None)
     try:
-        model = get_model(name, weights=None, weights_backbone=None)
-        if weights is None:
-            raise InputError(f"detector torchvision:{name} needs its weights: pass --weights FILE (COCO, .pth)")
         model.load_state_dict(_state_dict(weights))
-    except ValueError as error:
-        raise error if isinstance(error, InputError) else InputError(f"torchvision has no detector {name!r}") from error
     except RuntimeError as error:
         raise InputError(f"{weights} does not fit torchvision's {name}: pass the COCO weights of this model") from error
     model.eval()
@@ -143,6 +142,9 @@ def onnx_detector(path: Path, threshold: float = 0.4) -> Detector:
 
     Its input is (1, 3, S, S) float32 RGB in [0, 1], the frame letterboxed on grey; S is 640 where the
     file leaves it open.
+
+    Raises:
+        InputError: for a missing file, no ONNX model, or one with other inputs.
     """
     import onnxruntime
 
@@ -152,8 +154,15 @@ def onnx_detector(path: Path, threshold: float = 0.4) -> Detector:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:
         raise InputError(f"{path} cannot be opened as an ONNX model ({error}): export it again") from error
-    feed = session.get_inputs()[0]
-    side = feed.shape[2] if isinstance(feed.shape[2], int) else 640
+    inputs, result = session.get_inputs(), session.get_outputs()[0]
+    if [node.type for node in (*inputs, result)] != ["tensor(float)"] * 2:
+        taken = " and ".join(node.type for node in inputs)
+        raise InputError(f"{path} takes {taken} and gives {result.type}: export it with one input, in float32")
+    feed = inputs[0]
+    side = next((size for size in feed.shape[2:] if isinstance(size, int)), 640)
+    fixed = [size if isinstance(size, int) else None for size in feed.shape]
+    if len(fixed) != 4 or any(size not in (None, fit) for size, fit in zip(fixed, (1, 3, side, side), strict=True)):
+        raise InputError(f"{path} takes an image of shape {feed.shape}: export it for (1, 3, S, S)")
 
     def detect(image: NDArray[np.uint8]) -> Detections:
         square, scale = letterbox(image, side)
