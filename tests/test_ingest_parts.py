@@ -181,6 +181,17 @@ def test_yolo_layouts_are_told_apart(layout):
     np.testing.assert_allclose(found.scores, [0.8])
 
 
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_finished_output_may_have_few_rows(count):
+    assert len(people(yolo_outputs()["end2end"][:, :count], 0.4)) == min(count, 1)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 4), (2, 40, 6), (40, 6), (1, 4, 40), (1, 0, 85)])
+def test_other_outputs_are_said(shape):
+    with pytest.raises(InputError, match="the detector's output has shape"):
+        people(np.zeros(shape, dtype=np.float32), 0.4)
+
+
 def write_onnx(path, shape, dtype=np.float32):
     """A detector that finds what `yolo_outputs` holds in a white image."""
     onnx = pytest.importorskip("onnx")

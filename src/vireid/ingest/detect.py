@@ -188,17 +188,19 @@ def people(output: NDArray[np.float32], threshold: float) -> Detections:
 
     Three layouts are told apart by their shape, C classes and A anchors (A > C + 5), and for C = 1 by whether the last
     column holds whole numbers:
-        (1, A, 6): left, top, right, bottom, score, class; suppression is in the model (YOLOv10, `end2end` exports).
+        (1, A, 6): left, top, right, bottom, score, class; suppression is in the model (YOLOv10, `end2end` exports), and
+            A may be small, or 0 in an empty frame.
         (1, 4 + C, A): centre x, y, width, height, class scores (YOLOv8, YOLO11).
         (1, A, 5 + C): centre x, y, width, height, objectness, class scores (YOLOv5, YOLOX decoded).
 
     Raises:
         InputError: for any other shape.
     """
-    if output.ndim != 3 or output.shape[0] != 1 or min(output.shape[1:]) < 5:
+    suppressed = output.ndim == 3 and output.shape[2] == 6 and (output[..., 5] == output[..., 5].round()).all()
+    if output.ndim != 3 or output.shape[0] != 1 or (min(output.shape[1:]) < 5 and not suppressed):
         raise InputError(f"the detector's output has shape {output.shape}: use one of the layouts in docs/ingest.md")
     rows = output[0]
-    if rows.shape[1] == 6 and (rows[:, 5] == rows[:, 5].round()).all():
+    if suppressed:
         rows = rows[(rows[:, 4] >= threshold) & (rows[:, 5] == 0)]
         return _from_corners(rows[:, :4], rows[:, 4])
     objectness = rows.shape[0] > rows.shape[1]
