@@ -384,6 +384,8 @@ def test_sound_alone_is_no_video(tmp_path):
         ({"every": 0}, "every: Input should be greater than or equal to 1"),
         ({"modality": "thermal"}, "modality"),
         ({"camera": ("a\nb",)}, "camera"),
+        ({"with_persons": True}, "--with-persons would do nothing for a video: leave it out"),
+        ({"detector": None, "weights": Path("w.pth")}, "--weights would do nothing for the detector hog"),
     ],
 )
 def test_bad_options_are_said(tmp_path, video, options, sentence):
@@ -424,6 +426,18 @@ def test_subfolders_are_tracks_and_damaged_files_are_skipped(tmp_path, crops):
         assert (tracks["0001"].items, tracks["0001"].modality) == (2, Modality.VISIBLE)
         assert tracks["0002"].modality is Modality.INFRARED
         assert all(item.time is None for item in gallery.items())
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"max_frames": 2, "restart": True}, "--max-frames, --restart would do nothing for a folder of pictures"),
+        ({"with_persons": True}, "--with-persons would do nothing for a folder of pictures: leave it out"),
+    ],
+)
+def test_folders_refuse_what_has_no_place(tmp_path, crops, options, sentence):
+    with pytest.raises(InputError, match=sentence):
+        run(tmp_path / "g", crops, **options)
 
 
 def test_a_subfolder_between_its_files_does_not_split_a_track(tmp_path, crops):
@@ -500,6 +514,11 @@ def test_manifests_bring_cameras_modality_and_time(tmp_path, crops, with_persons
     assert stored["0002/a.png"]["modality"] == "infrared"
     persons = [stored[name]["person"] for name in ("0001/a.png", "0001/b.png", "0002/a.png")]
     assert persons == (["7", None, "7"] if with_persons else [None] * 3)
+    before = content(tmp_path / "g")
+    again = run(tmp_path / "g", crops, **{**options, "with_persons": True})
+    told = "2 pictures that are stored keep their person of then, or none: delete them first"
+    assert any(told in notice for notice in again.notices) is not with_persons
+    assert content(tmp_path / "g") == before
 
 
 @pytest.mark.parametrize(
@@ -509,6 +528,7 @@ def test_manifests_bring_cameras_modality_and_time(tmp_path, crops, with_persons
         ({"modality": "auto", "camera": ("gate",)}, "name them by --camera CAMID=NAME, not 'gate'"),
         ({"modality": "auto", "camera": ("--3=gate",)}, "name them by --camera CAMID=NAME, not '--3=gate'"),
         ({"modality": "auto", "camera": ("3= ",)}, "name them by --camera CAMID=NAME, not '3= '"),
+        ({"modality": "auto", "camera": (), "every": 2}, "--every would do nothing for a manifest: leave it out"),
     ],
 )
 def test_manifests_refuse_what_has_no_place(tmp_path, crops, options, sentence):

@@ -70,8 +70,10 @@ def open_detector(name: str, *, min_height: float, weights: Path | None = None) 
         weights: state dict of a torchvision model (.pth or .safetensors).
 
     Raises:
-        InputError: for an unknown name, missing or foreign weights.
+        InputError: for an unknown name, and for missing, foreign or superfluous weights.
     """
+    if weights is not None and not name.startswith("torchvision:"):
+        raise InputError(f"--weights would do nothing for the detector {name}: leave it out")
     if name == "hog":
         return hog(min_height)
     if name.startswith("torchvision:"):

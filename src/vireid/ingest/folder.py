@@ -24,6 +24,9 @@ from vireid.ingest.plan import Outcome, Plan, Report, Tally, printable
 from vireid.ingest.writer import Embed, Writer
 from vireid.records import Modality
 
+USED = ("camera", "modality", "start", "batch", "use")
+"""Options of a plan that bear on pictures."""
+
 SAMPLE = 9
 """Pictures of a track by which `auto` decides its modality."""
 
@@ -57,7 +60,11 @@ def ingest_folder(
     """Store the images of a folder: those in one subfolder are one track, those directly in it one track each.
 
     Their time is the plan's start, unknown without one.
+
+    Raises:
+        InputError: for a folder without images, or options that have no place here.
     """
+    plan.require_only("a folder of pictures", USED)
     camera = plan.one_camera()
     sources = []
     for path in sorted(find_images([folder]), key=lambda image: image.parent):  # a folder's own before its subfolders'
@@ -76,11 +83,12 @@ def ingest_manifest(
     without a start. A pid becomes the item's person only with `with_persons`, and junk (-1) never.
 
     Raises:
-        InputError: for a manifest that cannot be read, a modality or camera in the plan that has no place here, or a
-            timestamp beyond the calendar.
+        InputError: for a manifest that cannot be read, options that have no place here, or a timestamp beyond the
+            calendar.
     """
     if plan.modality != "auto":
         raise InputError(f"{file} names the modality of each image: leave --modality out")
+    plan.require_only("a manifest", (*USED, "with_persons"))
     records = manifest.load(file)
     names = _camera_names(plan.camera)
     sources = [

@@ -69,7 +69,12 @@ def ingest_video(
     embed: Embed | None = None,
     report: Report | None = None,
 ) -> Outcome:
-    """Store the best crops of all persons who pass in a video, see `vireid.ingest.ingest`."""
+    """Store the best crops of all persons who pass in a video, see `vireid.ingest.ingest`.
+
+    Raises:
+        InputError: for a video that cannot be read, options that do not fit it, or a gallery without an embedder.
+    """
+    plan.require_only("a video", Plan.model_fields.keys() - {"with_persons"})
     with Video(path) as video:
         name = f"ingest {fingerprint(path)}"
         state, notices = _begin(gallery, name, video, path, plan)
