@@ -2,7 +2,7 @@
 
 import os
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from io import BytesIO, FileIO
 from multiprocessing import get_context
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vireid.data.images import decode
 from vireid.errors import InputError
 from vireid.gallery import Filter, Gallery, Use
 from vireid.records import Modality
@@ -22,7 +23,7 @@ av = pytest.importorskip("av")
 cv2 = pytest.importorskip("cv2")
 pytest.importorskip("norfair")
 
-from vireid.ingest import Detections, Plan, Video, footage, ingest  # noqa: E402
+from vireid.ingest import Detections, Plan, Video, folder, footage, ingest  # noqa: E402
 from vireid.ingest.passages import Follower  # noqa: E402
 from vireid.ingest.video import fingerprint  # noqa: E402
 
@@ -447,11 +448,16 @@ def test_a_subfolder_between_its_files_does_not_split_a_track(tmp_path, crops):
     assert run(tmp_path / "g", crops, modality="auto", start=None).tally.tracks == 3
 
 
-def test_a_folder_goes_on_with_what_is_new(tmp_path, crops):
-    run(tmp_path / "g", crops, modality="infrared")
+@pytest.mark.parametrize("again", ["infrared", "auto"])
+def test_a_folder_goes_on_with_what_is_new(tmp_path, crops, monkeypatch, again):
+    first = run(tmp_path / "g", crops, modality="infrared")
     before = content(tmp_path / "g")
     Image.open(crops / "lone.png").save(crops / "0002/b.png")
-    run(tmp_path / "g", crops, modality="infrared")
+    decoded = []
+    monkeypatch.setattr(folder, "decode", lambda path: decoded.append(path.name) or decode(path))
+    second = run(tmp_path / "g", crops, modality=again)
+    assert decoded == ["broken.jpg", "b.png"]
+    assert second.tally == replace(first.tally, frames=6, items=5)
     after = content(tmp_path / "g")
     assert len(after) == len(before) + 1
     assert before.items() <= after.items()

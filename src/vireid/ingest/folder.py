@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
@@ -14,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vireid.data import manifest
-from vireid.data.images import Pixels, decode
+from vireid.data.images import decode
 from vireid.embed import find_images
 from vireid.errors import InputError
-from vireid.gallery import Gallery, NewItem
+from vireid.gallery import Gallery, Item, NewItem
 from vireid.gallery.types import to_utc
 from vireid.ingest.crops import guess_modality, majority
 from vireid.ingest.plan import Outcome, Plan, Report, Tally, printable
@@ -113,53 +114,106 @@ def ingest_manifest(
 def _store(
     gallery: Gallery, root: Path, sources: Sequence[Source], plan: Plan, embed: Embed | None, report: Report | None
 ) -> Outcome:
-    """Store images in batches; a run that was killed goes on with those that are not stored yet."""
-    tally, notices, writer = Tally(), list[str](), Writer(gallery, plan.use, embed)
-    key = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
-    prefix = f"{printable(root.resolve().name)}#{key}"
-    for _, group in groupby(sources, key=lambda source: source.track or source.name):
-        track = list(group)
-        modality = track[0].modality if track[0].modality is not None else _guess(track)
-        stored = 0
-        for source in track:
-            tally.frames += 1
+    """Store images in batches; a run that was killed goes on with those that are not stored, and decodes no other."""
+    run = _Run(gallery, root, plan, embed, len(sources), report)
+    for part in _parts(sources, plan.batch):
+        run.store(part)
+    run.writer.flush()
+    return run.writer.outcome(run.tally, run.notices)
+
+
+def _parts(sources: Iterable[Source], size: int) -> Iterator[list[Source]]:
+    """Cut into what is looked up together: a subfolder, or `size` images that are tracks of their own."""
+    for track, group in groupby(sources, key=lambda source: source.track):
+        images = list(group)
+        step = size if track is None else len(images)
+        yield from (images[first : first + step] for first in range(0, len(images), step))
+
+
+class _Run:
+    """A pass over images: the counts, and the items on their way."""
+
+    def __init__(
+        self, gallery: Gallery, root: Path, plan: Plan, embed: Embed | None, total: int, report: Report | None
+    ) -> None:
+        self.tally, self.notices, self.writer = Tally(), list[str](), Writer(gallery, plan.use, embed)
+        self._gallery, self._plan, self._total, self._report = gallery, plan, total, report
+        key = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
+        self._prefix = f"{printable(root.resolve().name)}#{key}"
+
+    def store(self, part: Iterable[Source]) -> None:
+        """Put what is not stored yet; a track that is stored in part keeps its modality."""
+        ids = {}
+        for source in part:
             try:
-                writer.put(*_read(source, modality, prefix, plan))
-                stored += 1
+                ids[source] = f"{self._prefix}/{_digest(source)}"
             except InputError as error:
-                tally.damaged += 1
-                notices.append(f"skipped: {error}")
-            if len(writer) >= plan.batch:
-                writer.flush()
-            if report is not None:
-                report(tally.frames, len(sources), tally)
-        if stored:
-            tally.add_track(modality, stored)
-    writer.flush()
-    return writer.outcome(tally, notices)
+                self._done(error)
+        known = self._gallery.known(ids.values())
+        for _, group in groupby(ids, key=lambda source: source.track or source.name):
+            track, damaged = list(group), self.tally.damaged
+            stored = next((known[ids[source]] for source in track if ids[source] in known), None)
+            modality = track[0].modality
+            if modality is None:
+                modality = _guess(track) if stored is None else stored.modality
+            for source in track:
+                self._put(source, ids[source], modality, known.get(ids[source]))
+            if count := len(track) - (self.tally.damaged - damaged):
+                self.tally.add_track(modality, count)
+
+    def _put(self, source: Source, item_id: str, modality: Modality, stored: Item | None) -> None:
+        if stored is not None:
+            self.writer.keep(self._item(source, item_id, modality), stored)
+            self._done()
+            return
+        try:
+            pixels = decode(source.path)[0]
+        except InputError as error:
+            self._done(error)
+            return
+        self.writer.put(self._item(source, item_id, modality), pixels)
+        if len(self.writer) >= self._plan.batch:
+            self.writer.flush()
+        self._done()
+
+    def _done(self, error: InputError | None = None) -> None:
+        """Count an image, and skip it when it cannot be used."""
+        self.tally.frames += 1
+        if error is not None:
+            self.tally.damaged += 1
+            self.notices.append(f"skipped: {error}")
+        if self._report is not None:
+            self._report(self.tally.frames, self._total, self.tally)
+
+    def _item(self, source: Source, item_id: str, modality: Modality) -> NewItem:
+        time = None
+        if self._plan.start is not None and source.seconds is not None:
+            time = self._plan.start + timedelta(seconds=source.seconds)
+        return NewItem(
+            id=item_id,
+            camera=source.camera,
+            modality=modality,
+            time=time,
+            track=None if source.track is None else f"{self._prefix}/{_short(source.track)}",
+            source=str(source.path.resolve()),
+            person=source.person,
+        )
 
 
-def _read(source: Source, modality: Modality, prefix: str, plan: Plan) -> tuple[NewItem, Pixels]:
-    """Return an image's item and its pixels.
+def _digest(source: Source) -> str:
+    """Return 20 hex digits of an image's name and content.
 
     Raises:
         InputError: when it cannot be read.
     """
-    pixels = decode(source.path)[0]
-    digest = hashlib.sha256(source.name.encode() + source.path.read_bytes()).hexdigest()[:20]
-    time = None
-    if plan.start is not None and source.seconds is not None:
-        time = plan.start + timedelta(seconds=source.seconds)
-    item = NewItem(
-        id=f"{prefix}/{digest}",
-        camera=source.camera,
-        modality=modality,
-        time=time,
-        track=None if source.track is None else f"{prefix}/{_short(source.track)}",
-        source=str(source.path.resolve()),
-        person=source.person,
-    )
-    return item, pixels
+    digest = hashlib.sha256(os.fsencode(source.name))
+    try:
+        with source.path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except (OSError, ValueError) as error:
+        raise InputError(f"image {source.path} cannot be read ({error}): restore it or take it out") from error
+    return digest.hexdigest()[:20]
 
 
 def _guess(track: Sequence[Source]) -> Modality:
