@@ -224,6 +224,13 @@ def test_a_name_that_is_not_utf_8_is_said(tmp_path, video):
         run(tmp_path / "g", path)
 
 
+def test_a_picture_whose_name_is_not_utf_8_is_skipped(tmp_path, crops):
+    (crops / "0002/a.png").rename(Path(os.fsdecode(os.fsencode(crops) + b"/\xff.png")))
+    outcome = run(tmp_path / "g", crops)
+    assert (outcome.tally.damaged, outcome.tally.items) == (2, 3)
+    assert r"\xff.png has a name that is not UTF-8: rename it" in "".join(outcome.notices)
+
+
 def test_damaged_frames_are_counted_and_skipped(tmp_path, video):
     data = bytearray(video.read_bytes())
     chunks = [match.start() for match in re.finditer(b"00dc", data[: data.index(b"idx1")])]
@@ -423,7 +430,7 @@ def test_subfolders_are_tracks_and_damaged_files_are_skipped(tmp_path, crops):
     }  # fmt: skip
     assert "broken.jpg cannot be decoded" in outcome.notices[0]
     with Gallery.open(tmp_path / "g") as gallery:
-        tracks = {track.id.rsplit("/", 1)[1]: track for track in gallery.tracks()}
+        tracks = {track.id.split("#")[0]: track for track in gallery.tracks()}
         assert (tracks["0001"].items, tracks["0001"].modality) == (2, Modality.VISIBLE)
         assert tracks["0002"].modality is Modality.INFRARED
         assert all(item.time is None for item in gallery.items())
@@ -465,11 +472,37 @@ def test_a_folder_goes_on_with_what_is_new(tmp_path, crops, monkeypatch, again):
     assert {row["time"] for row, *_ in after.values()} == {NOON}
 
 
+@pytest.mark.parametrize("manifest", [False, True])
+def test_where_a_folder_lies_is_not_stored_in_its_ids(tmp_path, crops, manifest):
+    options = {"modality": "auto"}
+    if manifest:
+        write_manifest(crops)
+        options["camera"] = ()
+    first = run(tmp_path / "g", crops, **options)
+    before = content(tmp_path / "g")
+    moved = crops.rename(tmp_path / "moved")
+    assert run(tmp_path / "g", moved, **options).tally == first.tally
+    assert content(tmp_path / "g") == before
+
+
+def test_subfolders_of_one_name_in_two_folders_are_two_tracks(tmp_path, crops):
+    run(tmp_path / "g", crops)
+    other = tmp_path / "tuesday/crops"
+    for name in ("0001/a.png", "0001/c.png"):
+        (other / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((60, 30, 3), 90, np.uint8)).save(other / name)
+    run(tmp_path / "g", other)
+    Image.open(crops / "lone.png").save(other / "0001/0.png")  # now the first of its track
+    run(tmp_path / "g", other)
+    with Gallery.open(tmp_path / "g") as gallery:
+        assert sorted(track.items for track in gallery.tracks() if track.id.startswith("0001#")) == [2, 3]
+
+
 @pytest.mark.parametrize("batch", [1, 256])
 def test_a_track_under_verification_keeps_no_other_from_being_stored(tmp_path, crops, batch):
     run(tmp_path / "g", crops)
     with Gallery.open(tmp_path / "g") as gallery:
-        track = next(track.id for track in gallery.tracks() if track.id.endswith("/0001"))
+        track = next(track.id for track in gallery.tracks() if track.id.startswith("0001#"))
         gallery.confirmations.propose("sha256:0", track, Use(purpose="why", case="9"))
     for name in ("0001/new.png", "0001/newer.png", "0002/new.png", "0003/new.png"):
         (crops / name).parent.mkdir(exist_ok=True)
@@ -478,7 +511,7 @@ def test_a_track_under_verification_keeps_no_other_from_being_stored(tmp_path, c
     assert f"2 new pictures of track {track} were left out, as people are verifying it" in outcome.notices[-1]
     assert (outcome.tally.items, outcome.tally.tracks) == (6, 4)
     with Gallery.open(tmp_path / "g") as gallery:
-        assert {t.id.rsplit("/", 1)[1]: t.items for t in gallery.tracks()}.items() >= {"0001": 2, "0003": 1}.items()
+        assert {t.id.split("#")[0]: t.items for t in gallery.tracks()}.items() >= {"0001": 2, "0003": 1}.items()
         assert gallery.count() == 6
 
 

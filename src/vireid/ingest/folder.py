@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from vireid.data import manifest
 from vireid.data.images import decode
 from vireid.embed import find_images
 from vireid.errors import InputError
+from vireid.files import require_utf8
 from vireid.gallery import Gallery, Item, NewItem
 from vireid.gallery.types import to_utc
 from vireid.ingest.crops import guess_modality, majority
@@ -72,7 +72,7 @@ def ingest_folder(
         name = path.relative_to(folder)
         track = None if path.parent == folder else name.parent.as_posix()
         sources.append(Source(path, name.as_posix(), camera, plan.fixed_modality, track, seconds=0.0))
-    return _store(gallery, folder, sources, plan, embed, report)
+    return _store(gallery, sources, plan, embed, report)
 
 
 def ingest_manifest(
@@ -104,7 +104,7 @@ def ingest_manifest(
         for row in range(len(records))
     ]
     _check_times(file, records.timestamp, plan.start)
-    outcome = _store(gallery, records.root, sources, plan, embed, report)
+    outcome = _store(gallery, sources, plan, embed, report)
     if plan.start is None and not np.isnan(records.timestamp).all():
         notice = f"times of {file} were left out: pass --start, the instant that its timestamps count from"
         outcome.notices.append(notice)
@@ -112,10 +112,10 @@ def ingest_manifest(
 
 
 def _store(
-    gallery: Gallery, root: Path, sources: Sequence[Source], plan: Plan, embed: Embed | None, report: Report | None
+    gallery: Gallery, sources: Sequence[Source], plan: Plan, embed: Embed | None, report: Report | None
 ) -> Outcome:
     """Store images in batches; a run that was killed goes on with those that are not stored, and decodes no other."""
-    run = _Run(gallery, root, plan, embed, len(sources), report)
+    run = _Run(gallery, plan, embed, len(sources), report)
     for part in _parts(sources, plan.batch):
         run.store(part)
     run.writer.flush()
@@ -133,37 +133,34 @@ def _parts(sources: Iterable[Source], size: int) -> Iterator[list[Source]]:
 class _Run:
     """A pass over images: the counts, and the items on their way."""
 
-    def __init__(
-        self, gallery: Gallery, root: Path, plan: Plan, embed: Embed | None, total: int, report: Report | None
-    ) -> None:
+    def __init__(self, gallery: Gallery, plan: Plan, embed: Embed | None, total: int, report: Report | None) -> None:
         self.tally, self.notices, self.writer = Tally(), list[str](), Writer(gallery, plan.use, embed)
         self._gallery, self._plan, self._total, self._report = gallery, plan, total, report
-        key = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
-        self._prefix = f"{printable(root.resolve().name)}#{key}"
 
     def store(self, part: Iterable[Source]) -> None:
-        """Put what is not stored yet; a track that is stored in part keeps its modality."""
+        """Put what is not stored yet; a track that is stored in part keeps its id and its modality."""
         ids = {}
         for source in part:
             try:
-                ids[source] = f"{self._prefix}/{_digest(source)}"
+                ids[source] = _id(source)
             except InputError as error:
                 self._done(error)
         known = self._gallery.known(ids.values())
         for _, group in groupby(ids, key=lambda source: source.track or source.name):
-            track, damaged = list(group), self.tally.damaged
-            stored = next((known[ids[source]] for source in track if ids[source] in known), None)
-            modality = track[0].modality
+            images, damaged = list(group), self.tally.damaged
+            stored = [known[ids[image]] for image in images if ids[image] in known]
+            modality = images[0].modality
             if modality is None:
-                modality = _guess(track) if stored is None else stored.modality
-            for source in track:
-                self._put(source, ids[source], modality, known.get(ids[source]))
-            if count := len(track) - (self.tally.damaged - damaged):
+                modality = stored[0].modality if stored else _guess(images)
+            track = _track(images[0], ids[images[0]], stored)
+            for image in images:
+                self._put(image, self._item(image, ids[image], modality, track), known.get(ids[image]))
+            if count := len(images) - (self.tally.damaged - damaged):
                 self.tally.add_track(modality, count)
 
-    def _put(self, source: Source, item_id: str, modality: Modality, stored: Item | None) -> None:
+    def _put(self, source: Source, item: NewItem, stored: Item | None) -> None:
         if stored is not None:
-            self.writer.keep(self._item(source, item_id, modality), stored)
+            self.writer.keep(item, stored)
             self._done()
             return
         try:
@@ -171,7 +168,7 @@ class _Run:
         except InputError as error:
             self._done(error)
             return
-        self.writer.put(self._item(source, item_id, modality), pixels)
+        self.writer.put(item, pixels)
         if len(self.writer) >= self._plan.batch:
             self.writer.flush()
         self._done()
@@ -185,7 +182,7 @@ class _Run:
         if self._report is not None:
             self._report(self.tally.frames, self._total, self.tally)
 
-    def _item(self, source: Source, item_id: str, modality: Modality) -> NewItem:
+    def _item(self, source: Source, item_id: str, modality: Modality, track: str | None) -> NewItem:
         time = None
         if self._plan.start is not None and source.seconds is not None:
             time = self._plan.start + timedelta(seconds=source.seconds)
@@ -194,26 +191,39 @@ class _Run:
             camera=source.camera,
             modality=modality,
             time=time,
-            track=None if source.track is None else f"{self._prefix}/{_short(source.track)}",
+            track=track,
             source=str(source.path.resolve()),
             person=source.person,
         )
 
 
-def _digest(source: Source) -> str:
-    """Return 20 hex digits of an image's name and content.
+def _id(source: Source) -> str:
+    """Return an image's id, which follows from its name inside the folder and its content, not from the folder.
 
     Raises:
-        InputError: when it cannot be read.
+        InputError: when it cannot be read, or has a name that cannot be stored.
     """
-    digest = hashlib.sha256(os.fsencode(source.name))
+    require_utf8(source.path)
+    digest = hashlib.sha256(source.name.encode())
     try:
         with source.path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
     except (OSError, ValueError) as error:
         raise InputError(f"image {source.path} cannot be read ({error}): restore it or take it out") from error
-    return digest.hexdigest()[:20]
+    require_utf8(source.path.resolve())
+    return f"{printable(source.path.name)}#{digest.hexdigest()[:20]}"
+
+
+def _track(first: Source, item_id: str, stored: Sequence[Item]) -> str | None:
+    """Return the track of a subfolder: that of its images that are stored, else one named after its first image.
+
+    Folders of two days may have subfolders of one name, which are not one passage.
+    """
+    if first.track is None:
+        return None
+    fresh = f"{_short(first.track)}#{item_id[-20:]}"
+    return next((item.track for item in stored if item.track != item.id), fresh)
 
 
 def _guess(track: Sequence[Source]) -> Modality:
