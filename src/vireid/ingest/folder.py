@@ -55,10 +55,8 @@ class Source:
     person: str | None = None
 
 
-def ingest_folder(
-    gallery: Gallery, folder: Path, plan: Plan, *, embed: Embed | None = None, report: Report | None = None
-) -> Outcome:
-    """Store the images of a folder: those in one subfolder are one track, those directly in it one track each.
+def folder_sources(folder: Path, plan: Plan) -> list[Source]:
+    """Return the images of a folder: those in one subfolder are one track, those directly in it one track each.
 
     Their time is the plan's start, unknown without one.
 
@@ -72,13 +70,11 @@ def ingest_folder(
         name = path.relative_to(folder)
         track = None if path.parent == folder else name.parent.as_posix()
         sources.append(Source(path, name.as_posix(), camera, plan.fixed_modality, track, seconds=0.0))
-    return _store(gallery, sources, plan, embed, report)
+    return sources
 
 
-def ingest_manifest(
-    gallery: Gallery, file: Path, plan: Plan, *, embed: Embed | None = None, report: Report | None = None
-) -> Outcome:
-    """Store the rows of a manifest, each a track of its own, under its own camera and modality.
+def manifest_sources(file: Path, plan: Plan) -> list[Source]:
+    """Return the rows of a manifest, each a track of its own, under its own camera and modality.
 
     A camera is named by its camid, or by the plan's `CAMID=NAME`. Times are the plan's start plus `timestamp`, unknown
     without a start. A pid becomes the item's person only with `with_persons`, and junk (-1) never.
@@ -92,7 +88,8 @@ def ingest_manifest(
     plan.require_only("a manifest", (*USED, "with_persons"))
     records = manifest.load(file)
     names = _camera_names(plan.camera)
-    sources = [
+    _check_times(file, records.timestamp, plan.start)
+    return [
         Source(
             path=records.absolute(row),
             name=str(records.path[row]),
@@ -103,9 +100,22 @@ def ingest_manifest(
         )
         for row in range(len(records))
     ]
-    _check_times(file, records.timestamp, plan.start)
+
+
+def ingest_folder(
+    gallery: Gallery, folder: Path, plan: Plan, *, embed: Embed | None = None, report: Report | None = None
+) -> Outcome:
+    """Store the images of a folder, see `folder_sources`."""
+    return _store(gallery, folder_sources(folder, plan), plan, embed, report)
+
+
+def ingest_manifest(
+    gallery: Gallery, file: Path, plan: Plan, *, embed: Embed | None = None, report: Report | None = None
+) -> Outcome:
+    """Store the rows of a manifest, see `manifest_sources`."""
+    sources = manifest_sources(file, plan)
     outcome = _store(gallery, sources, plan, embed, report)
-    if plan.start is None and not np.isnan(records.timestamp).all():
+    if plan.start is None and any(source.seconds is not None for source in sources):
         notice = f"times of {file} were left out: pass --start, the instant that its timestamps count from"
         outcome.notices.append(notice)
     return outcome

@@ -60,6 +60,17 @@ class Progressed(Options):
     done: bool = False
 
 
+def open_video(path: Path, plan: Plan) -> Video:
+    """Open a video that a plan's options fit.
+
+    Raises:
+        InputError: for a video that cannot be read, or options that do not fit it.
+    """
+    plan.require_only("a video", Plan.model_fields.keys() - {"with_persons"})
+    plan.one_camera()
+    return Video(path)
+
+
 def ingest_video(
     gallery: Gallery,
     path: Path,
@@ -74,8 +85,7 @@ def ingest_video(
     Raises:
         InputError: for a video that cannot be read, options that do not fit it, or a gallery without an embedder.
     """
-    plan.require_only("a video", Plan.model_fields.keys() - {"with_persons"})
-    with Video(path) as video:
+    with open_video(path, plan) as video:
         name = f"ingest {fingerprint(path)}"
         state, notices = _begin(gallery, name, video, path, plan)
         if state.done:
