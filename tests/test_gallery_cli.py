@@ -89,6 +89,26 @@ def test_adding_prints_no_password(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("source", "options", "sentence"),
+    [
+        ("nowhere", ["--camera", "gate"], "there is no file or folder"),
+        ("empty", ["--camera", "gate"], "no images under"),
+        ("empty", [], "0 cameras given"),
+        ("rows.csv", [], "is empty; its first line must be"),
+        ("text.avi", ["--camera", "gate"], "cannot be opened as a video"),
+        ("empty", ["--camera", "gate", "--start", "noon"], "is no ISO 8601 time"),
+    ],
+)
+def test_what_cannot_be_added_makes_no_gallery(tmp_path, source, options, sentence):
+    (tmp_path / "empty").mkdir()
+    for name in ("rows.csv", "text.avi"):
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match=sentence):
+        call("gallery", "add", tmp_path / source, "--gallery", tmp_path / "made", "--bundle", "vireid-lite0", *options)
+    assert {path.name for path in tmp_path.iterdir()} == {"empty", "rows.csv", "text.avi"}
+
+
+@pytest.mark.parametrize(
     ("options", "changed"),
     [
         (["--place", "south"], {"place": "south"}),

@@ -2,9 +2,9 @@
 
 import os
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
-from io import BytesIO
+from io import BytesIO, FileIO
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vireid.data.images import decode
 from vireid.errors import InputError
 from vireid.gallery import Filter, Gallery, Use
 from vireid.records import Modality
@@ -22,7 +23,7 @@ av = pytest.importorskip("av")
 cv2 = pytest.importorskip("cv2")
 pytest.importorskip("norfair")
 
-from vireid.ingest import Detections, Plan, Video, footage, ingest  # noqa: E402
+from vireid.ingest import Detections, Plan, Video, folder, footage, ingest  # noqa: E402
 from vireid.ingest.passages import Follower  # noqa: E402
 from vireid.ingest.video import fingerprint  # noqa: E402
 
@@ -223,6 +224,13 @@ def test_a_name_that_is_not_utf_8_is_said(tmp_path, video):
         run(tmp_path / "g", path)
 
 
+def test_a_picture_whose_name_is_not_utf_8_is_skipped(tmp_path, crops):
+    (crops / "0002/a.png").rename(Path(os.fsdecode(os.fsencode(crops) + b"/\xff.png")))
+    outcome = run(tmp_path / "g", crops)
+    assert (outcome.tally.damaged, outcome.tally.items) == (2, 3)
+    assert r"\xff.png has a name that is not UTF-8: rename it" in "".join(outcome.notices)
+
+
 def test_damaged_frames_are_counted_and_skipped(tmp_path, video):
     data = bytearray(video.read_bytes())
     chunks = [match.start() for match in re.finditer(b"00dc", data[: data.index(b"idx1")])]
@@ -242,6 +250,29 @@ def test_a_video_cut_short_gives_what_it_holds(tmp_path, video):
     outcome = run(tmp_path / "g", tmp_path / "short.avi")
     assert 30 < outcome.tally.frames < 70
     assert any("is cut short" in notice for notice in outcome.notices)
+
+
+def test_a_file_that_cannot_be_read_on_is_said_and_not_done(tmp_path, video, monkeypatch):
+    class FailingDisk(FileIO):
+        whole = True
+
+        def read(self, size=-1):
+            if not self.whole and self.tell() > video.stat().st_size // 2:
+                raise av.error.OSError(5, "Input/output error")
+            return super().read(size)
+
+    def open_failing(name, real=av.open):
+        disk = FailingDisk(name)
+        container = real(disk)
+        disk.whole = False
+        return container
+
+    with monkeypatch.context() as patch:
+        patch.setattr(av, "open", open_failing)
+        with pytest.raises(InputError, match=r"yard.avi cannot be read on after \d+ frames \(Input/output error\)"):
+            run(tmp_path / "g", video)
+    outcome = run(tmp_path / "g", video)
+    assert (outcome.tally.frames, outcome.tally.tracks) == (FRAMES, 3)
 
 
 def test_auto_decides_by_track_when_the_camera_switches_to_infrared(tmp_path):
@@ -361,6 +392,8 @@ def test_sound_alone_is_no_video(tmp_path):
         ({"every": 0}, "every: Input should be greater than or equal to 1"),
         ({"modality": "thermal"}, "modality"),
         ({"camera": ("a\nb",)}, "camera"),
+        ({"with_persons": True}, "--with-persons would do nothing for a video: leave it out"),
+        ({"detector": None, "weights": Path("w.pth")}, "--weights would do nothing for the detector hog"),
     ],
 )
 def test_bad_options_are_said(tmp_path, video, options, sentence):
@@ -397,10 +430,22 @@ def test_subfolders_are_tracks_and_damaged_files_are_skipped(tmp_path, crops):
     }  # fmt: skip
     assert "broken.jpg cannot be decoded" in outcome.notices[0]
     with Gallery.open(tmp_path / "g") as gallery:
-        tracks = {track.id.rsplit("/", 1)[1]: track for track in gallery.tracks()}
+        tracks = {track.id.split("#")[0]: track for track in gallery.tracks()}
         assert (tracks["0001"].items, tracks["0001"].modality) == (2, Modality.VISIBLE)
         assert tracks["0002"].modality is Modality.INFRARED
         assert all(item.time is None for item in gallery.items())
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"max_frames": 2, "restart": True}, "--max-frames, --restart would do nothing for a folder of pictures"),
+        ({"with_persons": True}, "--with-persons would do nothing for a folder of pictures: leave it out"),
+    ],
+)
+def test_folders_refuse_what_has_no_place(tmp_path, crops, options, sentence):
+    with pytest.raises(InputError, match=sentence):
+        run(tmp_path / "g", crops, **options)
 
 
 def test_a_subfolder_between_its_files_does_not_split_a_track(tmp_path, crops):
@@ -410,11 +455,16 @@ def test_a_subfolder_between_its_files_does_not_split_a_track(tmp_path, crops):
     assert run(tmp_path / "g", crops, modality="auto", start=None).tally.tracks == 3
 
 
-def test_a_folder_goes_on_with_what_is_new(tmp_path, crops):
-    run(tmp_path / "g", crops, modality="infrared")
+@pytest.mark.parametrize("again", ["infrared", "auto"])
+def test_a_folder_goes_on_with_what_is_new(tmp_path, crops, monkeypatch, again):
+    first = run(tmp_path / "g", crops, modality="infrared")
     before = content(tmp_path / "g")
     Image.open(crops / "lone.png").save(crops / "0002/b.png")
-    run(tmp_path / "g", crops, modality="infrared")
+    decoded = []
+    monkeypatch.setattr(folder, "decode", lambda path: decoded.append(path.name) or decode(path))
+    second = run(tmp_path / "g", crops, modality=again)
+    assert decoded == ["broken.jpg", "b.png"]
+    assert second.tally == replace(first.tally, frames=6, items=5)
     after = content(tmp_path / "g")
     assert len(after) == len(before) + 1
     assert before.items() <= after.items()
@@ -422,11 +472,37 @@ def test_a_folder_goes_on_with_what_is_new(tmp_path, crops):
     assert {row["time"] for row, *_ in after.values()} == {NOON}
 
 
+@pytest.mark.parametrize("manifest", [False, True])
+def test_where_a_folder_lies_is_not_stored_in_its_ids(tmp_path, crops, manifest):
+    options = {"modality": "auto"}
+    if manifest:
+        write_manifest(crops)
+        options["camera"] = ()
+    first = run(tmp_path / "g", crops, **options)
+    before = content(tmp_path / "g")
+    moved = crops.rename(tmp_path / "moved")
+    assert run(tmp_path / "g", moved, **options).tally == first.tally
+    assert content(tmp_path / "g") == before
+
+
+def test_subfolders_of_one_name_in_two_folders_are_two_tracks(tmp_path, crops):
+    run(tmp_path / "g", crops)
+    other = tmp_path / "tuesday/crops"
+    for name in ("0001/a.png", "0001/c.png"):
+        (other / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((60, 30, 3), 90, np.uint8)).save(other / name)
+    run(tmp_path / "g", other)
+    Image.open(crops / "lone.png").save(other / "0001/0.png")  # now the first of its track
+    run(tmp_path / "g", other)
+    with Gallery.open(tmp_path / "g") as gallery:
+        assert sorted(track.items for track in gallery.tracks() if track.id.startswith("0001#")) == [2, 3]
+
+
 @pytest.mark.parametrize("batch", [1, 256])
 def test_a_track_under_verification_keeps_no_other_from_being_stored(tmp_path, crops, batch):
     run(tmp_path / "g", crops)
     with Gallery.open(tmp_path / "g") as gallery:
-        track = next(track.id for track in gallery.tracks() if track.id.endswith("/0001"))
+        track = next(track.id for track in gallery.tracks() if track.id.startswith("0001#"))
         gallery.confirmations.propose("sha256:0", track, Use(purpose="why", case="9"))
     for name in ("0001/new.png", "0001/newer.png", "0002/new.png", "0003/new.png"):
         (crops / name).parent.mkdir(exist_ok=True)
@@ -435,7 +511,7 @@ def test_a_track_under_verification_keeps_no_other_from_being_stored(tmp_path, c
     assert f"2 new pictures of track {track} were left out, as people are verifying it" in outcome.notices[-1]
     assert (outcome.tally.items, outcome.tally.tracks) == (6, 4)
     with Gallery.open(tmp_path / "g") as gallery:
-        assert {t.id.rsplit("/", 1)[1]: t.items for t in gallery.tracks()}.items() >= {"0001": 2, "0003": 1}.items()
+        assert {t.id.split("#")[0]: t.items for t in gallery.tracks()}.items() >= {"0001": 2, "0003": 1}.items()
         assert gallery.count() == 6
 
 
@@ -477,6 +553,11 @@ def test_manifests_bring_cameras_modality_and_time(tmp_path, crops, with_persons
     assert stored["0002/a.png"]["modality"] == "infrared"
     persons = [stored[name]["person"] for name in ("0001/a.png", "0001/b.png", "0002/a.png")]
     assert persons == (["7", None, "7"] if with_persons else [None] * 3)
+    before = content(tmp_path / "g")
+    again = run(tmp_path / "g", crops, **{**options, "with_persons": True})
+    told = "2 pictures that are stored keep their person of then, or none: delete them first"
+    assert any(told in notice for notice in again.notices) is not with_persons
+    assert content(tmp_path / "g") == before
 
 
 @pytest.mark.parametrize(
@@ -486,6 +567,7 @@ def test_manifests_bring_cameras_modality_and_time(tmp_path, crops, with_persons
         ({"modality": "auto", "camera": ("gate",)}, "name them by --camera CAMID=NAME, not 'gate'"),
         ({"modality": "auto", "camera": ("--3=gate",)}, "name them by --camera CAMID=NAME, not '--3=gate'"),
         ({"modality": "auto", "camera": ("3= ",)}, "name them by --camera CAMID=NAME, not '3= '"),
+        ({"modality": "auto", "camera": (), "every": 2}, "--every would do nothing for a manifest: leave it out"),
     ],
 )
 def test_manifests_refuse_what_has_no_place(tmp_path, crops, options, sentence):
@@ -532,5 +614,5 @@ def test_the_command_line(tmp_path, video, monkeypatch):
     assert result.exit_code == 0, result.output
     assert "3 tracks as visible" in result.output
     assert len(content(tmp_path / "g")) == 12
-    result = CliRunner().invoke(app, ["ingest", str(video), "--gallery", str(tmp_path / "none")])
-    assert isinstance(result.exception, InputError)
+    for wrong in ([*arguments, "--case", "9" * 3000], ["ingest", str(video), "--gallery", str(tmp_path / "none")]):
+        assert isinstance(CliRunner().invoke(app, wrong).exception, InputError)

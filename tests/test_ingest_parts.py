@@ -181,11 +181,23 @@ def test_yolo_layouts_are_told_apart(layout):
     np.testing.assert_allclose(found.scores, [0.8])
 
 
-def test_an_onnx_file_detects_in_frame_coordinates(tmp_path):
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_finished_output_may_have_few_rows(count):
+    assert len(people(yolo_outputs()["end2end"][:, :count], 0.4)) == min(count, 1)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 4), (2, 40, 6), (40, 6), (1, 4, 40), (1, 0, 85)])
+def test_other_outputs_are_said(shape):
+    with pytest.raises(InputError, match="the detector's output has shape"):
+        people(np.zeros(shape, dtype=np.float32), 0.4)
+
+
+def write_onnx(path, shape, dtype=np.float32):
+    """A detector that finds what `yolo_outputs` holds in a white image."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
-    table = yolo_outputs()["v8"]
+    helper, table = onnx.helper, yolo_outputs()["v8"].astype(dtype)
+    kind = helper.np_dtype_to_tensor_dtype(table.dtype)
     nodes = [
         helper.make_node("ReduceMax", ["images"], ["top"], keepdims=0),
         helper.make_node("Mul", ["top", "table"], ["output"]),
@@ -193,14 +205,34 @@ def test_an_onnx_file_detects_in_frame_coordinates(tmp_path):
     graph = helper.make_graph(
         nodes,
         "yolo",
-        [helper.make_tensor_value_info("images", kind, [1, 3, 80, 80])],
+        [helper.make_tensor_value_info("images", kind, shape)],
         [helper.make_tensor_value_info("output", kind, table.shape)],
         [helper.make_tensor("table", kind, table.shape, table.ravel())],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    onnx.save(model, tmp_path / "yolo.onnx")
+    onnx.save(model, path)
+
+
+@pytest.mark.parametrize("shape", [[1, 3, 80, 80], ["n", 3, "h", 80]])
+def test_an_onnx_file_detects_in_frame_coordinates(tmp_path, shape):
+    write_onnx(tmp_path / "yolo.onnx", shape)
     detect = open_detector(str(tmp_path / "yolo.onnx"), min_height=20)
     np.testing.assert_allclose(detect(np.full((120, 160, 3), 255, np.uint8)).boxes, [[20, 40, 60, 120]])
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "sentence"),
+    [
+        ([1, 3, 80, 80], np.float16, r"takes tensor\(float16\) and gives tensor\(float16\): export it with one input"),
+        ([1, 80, 80], np.float32, r"takes an image of shape \[1, 80, 80\]: export it for \(1, 3, S, S\)"),
+        ([1, 3, 48, 80], np.float32, "takes an image of shape"),
+        ([1, 1, 80, 80], np.float32, "takes an image of shape"),
+    ],
+)
+def test_an_onnx_file_that_takes_something_else_is_said_on_opening(tmp_path, shape, dtype, sentence):
+    write_onnx(tmp_path / "yolo.onnx", shape, dtype)
+    with pytest.raises(InputError, match=sentence):
+        open_detector(str(tmp_path / "yolo.onnx"), min_height=20)
 
 
 def test_letterbox_keeps_the_ratio():
@@ -232,7 +264,8 @@ def test_a_torchvision_detector_takes_its_weights_from_a_file(tmp_path):
     [
         ("yolo", "unknown detector 'yolo': use hog"),
         ("none.onnx", "there is no detector none.onnx"),
-        ("torchvision:nothing", "torchvision has no detector 'nothing'"),
+        ("torchvision:nothing", "torchvision has no detector 'nothing': use one of fasterrcnn_"),
+        ("torchvision:resnet18", "torchvision has no detector 'resnet18'"),
         ("torchvision:ssdlite320_mobilenet_v3_large", "needs its weights: pass --weights"),
     ],
 )

@@ -86,15 +86,16 @@ def add(
     from vireid.gallery.database import shown
 
     try:
-        from vireid.ingest import Plan, ingest
+        from vireid.ingest import Plan, check_source, ingest
     except ModuleNotFoundError as error:
         raise InputError(f"gallery add needs {error.name}: pip install 'vireid[video]'") from error
+    plan = Plan.of(camera=tuple(camera or ()), modality=modality, start=start)
     if bundle is not None and not Gallery.exists(gallery):
+        check_source(source, plan)
         Gallery.create(gallery, bundle=bundle).close()
     with Gallery.open(gallery) as target, progress_bar("embedding", console) as report:
         if bundle is not None:
             target.configure(bundle=bundle)
-        plan = Plan.of(camera=tuple(camera or ()), modality=modality, start=start)
         outcome = ingest(target, source, plan, report=lambda done, total, _: report(done, total))
     for notice in outcome.notices:
         console.print(f"[yellow]note:[/yellow] {escape(notice)}", soft_wrap=True, highlight=False)

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from vireid.cli.options import GalleryOption, console
+from vireid.cli.options import Case, GalleryOption, console, use_of
 from vireid.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def ingest(
     with_persons: Annotated[bool, typer.Option("--with-persons", help="keep a manifest's pids as persons")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="forget how far an earlier run came")] = False,
     purpose: Annotated[str | None, typer.Option(help="for the audit log; default: the gallery's")] = None,
-    case: Annotated[str, typer.Option(help="case reference for the audit log")] = "",
+    case: Case = "",
 ) -> None:
     """Find the persons in a video, follow them, and store the best pictures of each; killed, it goes on where it was.
 
@@ -45,7 +45,7 @@ def ingest(
     `vireid ingest night.mp4 --camera yard --start 2026-05-03T21:00:00+02:00 --detector yolo.onnx --gallery station`,
     `vireid ingest crops/ --camera gate --modality infrared --gallery station`
     """
-    from vireid.gallery import Gallery, Use
+    from vireid.gallery import Gallery
     from vireid.gallery.database import shown
 
     try:
@@ -68,7 +68,7 @@ def ingest(
             max_frames=max_frames,
             with_persons=with_persons,
             restart=restart,
-            use=Use(purpose=target.settings.purpose if purpose is None else purpose, case=case),
+            use=use_of(target.settings.purpose if purpose is None else purpose, case),
         )
         with _progress() as report:
             outcome = run(target, source, plan, report=report)

@@ -11,10 +11,26 @@ from vireid.files import require_utf8
 from vireid.gallery import Gallery, Use
 from vireid.gallery.types import utc_now
 from vireid.ingest.detect import Detector
-from vireid.ingest.folder import ingest_folder, ingest_manifest
-from vireid.ingest.footage import ingest_video
+from vireid.ingest.folder import folder_sources, ingest_folder, ingest_manifest, manifest_sources
+from vireid.ingest.footage import ingest_video, open_video
 from vireid.ingest.plan import Outcome, Plan, Report
 from vireid.ingest.writer import Embed
+
+
+def check_source(source: Path, plan: Plan) -> None:
+    """Refuse what cannot be ingested, before anything is made for it.
+
+    Raises:
+        InputError: for a source that is missing or cannot be read, or options that do not fit it.
+    """
+    _require_source(source)
+    if _is_manifest(source):
+        manifest_sources(source, plan)
+    elif source.is_dir():
+        folder_sources(source, plan)
+    else:
+        with open_video(source, plan):
+            pass
 
 
 def ingest(
@@ -44,15 +60,11 @@ def ingest(
     Raises:
         InputError: for a source, an option or a gallery that does not fit.
     """
-    if not source.exists():
-        raise InputError(f"there is no file or folder {source} to ingest: check the path")
-    require_utf8(source.resolve())
-    if source.suffix.lower() in SUFFIXES:
-        raise InputError(f"{source} is a single picture: name the folder that it lies in, or a video")
+    _require_source(source)
     use = plan.use or Use(purpose=gallery.settings.purpose, case="")
     started, outcome = utc_now(), None
     try:
-        if source.suffix.lower() == ".csv" or (source / "manifest.csv").is_file():
+        if _is_manifest(source):
             outcome = ingest_manifest(gallery, source, plan, embed=embed, report=report)
         elif source.is_dir():
             outcome = ingest_folder(gallery, source, plan, embed=embed, report=report)
@@ -64,3 +76,15 @@ def ingest(
             "ingest", use, started=started, details={"source": str(source), "complete": outcome is not None, **counts}
         )
     return outcome
+
+
+def _require_source(source: Path) -> None:
+    if not source.exists():
+        raise InputError(f"there is no file or folder {source} to ingest: check the path")
+    require_utf8(source.resolve())
+    if source.suffix.lower() in SUFFIXES:
+        raise InputError(f"{source} is a single picture: name the folder that it lies in, or a video")
+
+
+def _is_manifest(source: Path) -> bool:
+    return source.suffix.lower() == ".csv" or (source / "manifest.csv").is_file()

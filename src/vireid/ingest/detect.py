@@ -70,8 +70,10 @@ def open_detector(name: str, *, min_height: float, weights: Path | None = None) 
         weights: state dict of a torchvision model (.pth or .safetensors).
 
     Raises:
-        InputError: for an unknown name, missing or foreign weights.
+        InputError: for an unknown name, and for missing, foreign or superfluous weights.
     """
+    if weights is not None and not name.startswith("torchvision:"):
+        raise InputError(f"--weights would do nothing for the detector {name}: leave it out")
     if name == "hog":
         return hog(min_height)
     if name.startswith("torchvision:"):
@@ -115,16 +117,15 @@ def without_groups(found: Detections) -> Detections:
 
 def torchvision_detector(name: str, weights: Path | None, threshold: float = 0.5) -> Detector:
     """A detector of `torchvision.models.detection` with COCO weights from a file; nothing is downloaded."""
-    from torchvision.models import get_model
-    from torchvision.models.detection import faster_rcnn  # noqa: F401  registers the detectors
+    from torchvision.models import detection, get_model, list_models
 
+    if name not in (names := list_models(module=detection)):
+        raise InputError(f"torchvision has no detector {name!r}: use one of {', '.join(names)}")
+    if weights is None:
+        raise InputError(f"detector torchvision:{name} needs its weights: pass --weights FILE (COCO, .pth)")
+    model = get_model(name, weights=None, weights_backbone=None)
     try:
-        model = get_model(name, weights=None, weights_backbone=None)
-        if weights is None:
-            raise InputError(f"detector torchvision:{name} needs its weights: pass --weights FILE (COCO, .pth)")
         model.load_state_dict(_state_dict(weights))
-    except ValueError as error:
-        raise error if isinstance(error, InputError) else InputError(f"torchvision has no detector {name!r}") from error
     except RuntimeError as error:
         raise InputError(f"{weights} does not fit torchvision's {name}: pass the COCO weights of this model") from error
     model.eval()
@@ -143,6 +144,9 @@ def onnx_detector(path: Path, threshold: float = 0.4) -> Detector:
 
     Its input is (1, 3, S, S) float32 RGB in [0, 1], the frame letterboxed on grey; S is 640 where the
     file leaves it open.
+
+    Raises:
+        InputError: for a missing file, no ONNX model, or one with other inputs.
     """
     import onnxruntime
 
@@ -152,8 +156,15 @@ def onnx_detector(path: Path, threshold: float = 0.4) -> Detector:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:
         raise InputError(f"{path} cannot be opened as an ONNX model ({error}): export it again") from error
-    feed = session.get_inputs()[0]
-    side = feed.shape[2] if isinstance(feed.shape[2], int) else 640
+    inputs, result = session.get_inputs(), session.get_outputs()[0]
+    if [node.type for node in (*inputs, result)] != ["tensor(float)"] * 2:
+        taken = " and ".join(node.type for node in inputs)
+        raise InputError(f"{path} takes {taken} and gives {result.type}: export it with one input, in float32")
+    feed = inputs[0]
+    side = next((size for size in feed.shape[2:] if isinstance(size, int)), 640)
+    fixed = [size if isinstance(size, int) else None for size in feed.shape]
+    if len(fixed) != 4 or any(size not in (None, fit) for size, fit in zip(fixed, (1, 3, side, side), strict=True)):
+        raise InputError(f"{path} takes an image of shape {feed.shape}: export it for (1, 3, S, S)")
 
     def detect(image: NDArray[np.uint8]) -> Detections:
         square, scale = letterbox(image, side)
@@ -179,17 +190,19 @@ def people(output: NDArray[np.float32], threshold: float) -> Detections:
 
     Three layouts are told apart by their shape, C classes and A anchors (A > C + 5), and for C = 1 by whether the last
     column holds whole numbers:
-        (1, A, 6): left, top, right, bottom, score, class; suppression is in the model (YOLOv10, `end2end` exports).
+        (1, A, 6): left, top, right, bottom, score, class; suppression is in the model (YOLOv10, `end2end` exports), and
+            A may be small, or 0 in an empty frame.
         (1, 4 + C, A): centre x, y, width, height, class scores (YOLOv8, YOLO11).
         (1, A, 5 + C): centre x, y, width, height, objectness, class scores (YOLOv5, YOLOX decoded).
 
     Raises:
         InputError: for any other shape.
     """
-    if output.ndim != 3 or output.shape[0] != 1 or min(output.shape[1:]) < 5:
+    suppressed = output.ndim == 3 and output.shape[2] == 6 and (output[..., 5] == output[..., 5].round()).all()
+    if output.ndim != 3 or output.shape[0] != 1 or (min(output.shape[1:]) < 5 and not suppressed):
         raise InputError(f"the detector's output has shape {output.shape}: use one of the layouts in docs/ingest.md")
     rows = output[0]
-    if rows.shape[1] == 6 and (rows[:, 5] == rows[:, 5].round()).all():
+    if suppressed:
         rows = rows[(rows[:, 4] >= threshold) & (rows[:, 5] == 0)]
         return _from_corners(rows[:, :4], rows[:, 4])
     objectness = rows.shape[0] > rows.shape[1]

@@ -60,6 +60,17 @@ class Progressed(Options):
     done: bool = False
 
 
+def open_video(path: Path, plan: Plan) -> Video:
+    """Open a video that a plan's options fit.
+
+    Raises:
+        InputError: for a video that cannot be read, or options that do not fit it.
+    """
+    plan.require_only("a video", Plan.model_fields.keys() - {"with_persons"})
+    plan.one_camera()
+    return Video(path)
+
+
 def ingest_video(
     gallery: Gallery,
     path: Path,
@@ -69,8 +80,12 @@ def ingest_video(
     embed: Embed | None = None,
     report: Report | None = None,
 ) -> Outcome:
-    """Store the best crops of all persons who pass in a video, see `vireid.ingest.ingest`."""
-    with Video(path) as video:
+    """Store the best crops of all persons who pass in a video, see `vireid.ingest.ingest`.
+
+    Raises:
+        InputError: for a video that cannot be read, options that do not fit it, or a gallery without an embedder.
+    """
+    with open_video(path, plan) as video:
         name = f"ingest {fingerprint(path)}"
         state, notices = _begin(gallery, name, video, path, plan)
         if state.done:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -75,6 +75,18 @@ class Plan(Options):
         if len(self.camera) != 1:
             raise InputError(f"{len(self.camera)} cameras given: name the one that saw this by --camera NAME")
         return self.camera[0]
+
+    def require_only(self, kind: str, used: Collection[str]) -> None:
+        """Refuse options that have no place in a kind of source.
+
+        Raises:
+            InputError: when one is set that is not used.
+        """
+        fields = type(self).model_fields.items()
+        idle = [name for name, field in fields if name not in used and getattr(self, name) != field.default]
+        if idle:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
+            raise InputError(f"{flags} would do nothing for {kind}: leave it out")
 
     def identity(self) -> dict[str, Any]:
         """Return, as JSON, the options that decide which items a video yields."""

@@ -50,12 +50,13 @@ class Video:
         damaged: number of damaged frames so far.
 
     Raises:
-        InputError: for a missing file, or one without a picture that can be decoded.
+        InputError: for a missing file, or one that cannot be opened or read, or without a video stream.
     """
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
             raise InputError(f"there is no video {path}: check the path")
+        self._path = path
         try:
             self._container = av.open(str(path.absolute()))  # FFmpeg takes what stands before a colon for a protocol
         except (FFmpegError, OSError) as error:
@@ -83,7 +84,11 @@ class Video:
         return self.frames / self.fps
 
     def read(self, start: int = 0, every: int = 1, stop: int | None = None) -> Iterator[Frame]:
-        """Yield the whole frames whose number is a multiple of `every` from `start` up to before `stop`."""
+        """Yield the whole frames whose number is a multiple of `every` from `start` up to before `stop`.
+
+        Raises:
+            InputError: when the file can no longer be read, as on a network drive that is gone.
+        """
         for frame in self._frames:
             index = self.index
             if stop is not None and index >= stop:
@@ -108,8 +113,18 @@ class Video:
         while True:
             try:
                 packet = next(packets, None)
-                if packet is None:
-                    return
+            except av.error.EOFError:
+                return
+            except av.error.InvalidDataError:
+                yield None
+                continue
+            except FFmpegError as error:
+                reason = error.strerror or type(error).__name__
+                sentence = f"{self._path} cannot be read on after {self.index} frames ({reason})"
+                raise InputError(f"{sentence}: run the same command again") from error
+            if packet is None:
+                return
+            try:
                 frames = packet.decode()
             except av.error.EOFError:
                 return

@@ -33,6 +33,7 @@ class Writer:
         self._gallery, self._use = gallery, use
         self._embed: Embed = embed or gallery.embedder().embed
         self._refused: Counter[str] = Counter()
+        self._otherwise = 0
         self._pending: list[tuple[NewItem, NDArray[np.uint8]]] = []
 
     def __len__(self) -> int:
@@ -41,6 +42,15 @@ class Writer:
     def put(self, item: NewItem, image: NDArray[np.uint8]) -> None:
         """Take one crop (H, W, 3) RGB."""
         self._pending.append((item, prepare(image, item.modality)))
+
+    def keep(self, new: NewItem, stored: Item) -> None:
+        """Leave a stored item as it is.
+
+        Raises:
+            InputError: when it is stored with another camera, modality or time.
+        """
+        _require_same(new, stored)
+        self._otherwise += new.person not in (None, stored.person)
 
     def flush(self, checkpoint: tuple[str, dict[str, Any]] | None = None) -> None:
         """Embed what is new and commit it, together with the checkpoint, but for tracks that people are verifying.
@@ -51,7 +61,7 @@ class Writer:
         known = self._gallery.known([item.id for item, _ in self._pending])
         for item, _ in self._pending:
             if item.id in known:
-                _require_same(item, known[item.id])
+                self.keep(item, known[item.id])
         new = [(item, image) for item, image in self._pending if item.id not in known]
         images = [image for _, image in new]
         vectors = self._vectors(images, np.array([item.modality for item, _ in new], dtype=np.int64))
@@ -60,13 +70,16 @@ class Writer:
         self._pending = []
 
     def outcome(self, tally: Tally, notices: list[str]) -> Outcome:
-        """Return what an ingest did that has put `tally.items`, less what was refused, which the notices say."""
+        """Return what an ingest did that has put `tally.items`, less what was refused; the notices say why."""
         remedy = "store them as another track, or erase the track first"
-        refused = [
+        left_out = [
             f"{count} new pictures of track {track} were left out, as people are verifying it: {remedy}"
             for track, count in self._refused.items()
         ]
-        return Outcome(replace(tally, items=tally.items - self._refused.total()), notices + refused)
+        if self._otherwise:
+            kept = f"{self._otherwise} pictures that are stored keep their person of then, or none"
+            left_out.append(f"{kept}: delete them first where the manifest is right")
+        return Outcome(replace(tally, items=tally.items - self._refused.total()), notices + left_out)
 
     def _add(
         self,
