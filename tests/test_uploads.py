@@ -13,8 +13,10 @@ pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
 from hypothesis import HealthCheck, given, settings
 from PIL import Image
+from pydantic import ValidationError
 
 from serve_site import DIM, WHY, Site, encoded
+from vireid.serve.models import AddRequest, SearchRequest
 from vireid.serve.uploads import encode_crop, read_picture
 
 NEW = {"item": {"id": "x", "camera": "c9", "modality": "visible"}, "vector": [1.0] + [0.0] * (DIM - 1)}
@@ -43,6 +45,26 @@ def test_hostile_json_is_refused(site, text):
     answer = site.ask("POST", "/v1/search", content=text, headers={"content-type": "application/json"})
     assert answer.status_code in (400, 422), answer.text
     assert set(answer.json()) == {"detail"}
+
+
+MANY = {f"f{number}": 1 for number in range(1000)}
+
+
+@pytest.mark.parametrize(
+    ("model", "change", "sentence"),
+    [
+        (SearchRequest, MANY, "1,0.. fields, of which .* leave the others out"),
+        (SearchRequest, {"where": MANY}, "1,000 fields"),
+        (SearchRequest, {"vector": [""] * 30_000}, "valid number"),
+        (AddRequest, {"items": [{"item": NEW["item"], "vector": [""] * 9}] * 1000}, "valid number"),
+        (AddRequest, {"items": [{**NEW, "item": {**NEW["item"], **MANY}}]}, "1,003 fields"),
+    ],
+)
+def test_a_body_full_of_mistakes_costs_one(model, change, sentence):
+    why = {} if model is AddRequest else WHY
+    with pytest.raises(ValidationError, match=sentence) as refused:
+        model.model_validate({**why, **change})
+    assert refused.value.error_count() == 1
 
 
 def bomb(side=30_000):

@@ -19,7 +19,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from vireid.options import Options
+from vireid.options import Body, Options
 from vireid.records import Modality
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -86,7 +86,7 @@ Box = tuple[int, int, int, int]
 """Left, top, width and height in pixels of the source frame."""
 
 
-class NewItem(Options):
+class NewItem(Body):
     """One person crop to store. The id is the caller's: adding it again replaces the item, so retries are safe.
 
     Attributes:
@@ -136,7 +136,7 @@ class Track(Options):
     items: int
 
 
-class Filter(Options):
+class Filter(Body):
     """Which items count: every given condition must hold, None asks nothing. A closed set, no expressions.
 
     `start` and `end` are inclusive; items of unknown time meet neither.

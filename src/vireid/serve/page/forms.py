@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field
 
 from vireid.gallery import Filter
 from vireid.gallery.types import Instant, ModalityName, Name, Names, Text
-from vireid.options import Options
+from vireid.options import Body
 from vireid.records import Modality
 from vireid.serve.models import ItemCursor, Reason, Reranking, SearchOptions
 
@@ -32,7 +32,7 @@ Sensor = Annotated[ModalityName | None, BeforeValidator(_nothing)]
 Known = Annotated[Name | None, BeforeValidator(_nothing)]
 
 
-class FilterForm(Options):
+class FilterForm(Body):
     """The filter fields that the search form and the list of pictures share."""
 
     cameras: Names | None = None
@@ -82,7 +82,7 @@ class SearchForm(FilterForm):
         )
 
 
-class DecisionForm(Options):
+class DecisionForm(Body):
     """One person's decision about a candidate."""
 
     csrf: str = ""
