@@ -16,6 +16,8 @@ from PIL import Image
 from pydantic import ValidationError
 
 from serve_site import DIM, WHY, Site, encoded
+from vireid.data.images import pixels_of
+from vireid.records import Modality
 from vireid.serve.models import AddRequest, SearchRequest
 from vireid.serve.uploads import encode_crop, read_picture
 
@@ -224,6 +226,25 @@ def test_crops_are_bounded_and_clean():
     picture = read_picture(encoded("PNG", size=(3000, 1500)), 10**7)
     assert Image.open(io.BytesIO(encode_crop(picture))).size == (1024, 512)
     assert picture.info == {}
+
+
+@pytest.mark.parametrize("modality", ["visible", "infrared"])
+def test_an_upload_waits_as_small_as_the_bundle_sees_it(site, monkeypatch, modality):
+    seen, embed = [], site.model.embed
+    monkeypatch.setattr(site.model, "embed", lambda images, *rest: seen.extend(images) or embed(images, *rest))
+    noise = np.random.default_rng(0).integers(0, 255, (1200, 300, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(noise).save(stream, "PNG")
+    item = {"id": f"small/{modality}", "camera": "c0", "modality": modality}
+    for path, form in (("search", {**WHY, "modality": modality}), ("items", {"item": json.dumps(item)})):
+        answer = site.ask("POST", f"/v1/{path}/image", data=form, files={"image": ("a", stream.getvalue())})
+        assert answer.status_code in (200, 201), answer.text
+    size, kind = site.model.image_size, Modality.parse(modality)
+    for picture in seen:
+        assert picture.size == size[::-1]
+        np.testing.assert_array_equal(pixels_of(picture, size, kind), pixels_of(noise, size, kind))
+    assert Image.open(io.BytesIO(site.gallery.crop(item["id"]))).size == (256, 1024)
+    assert len(seen) == 2
 
 
 def test_uploads_never_touch_the_disk(site, monkeypatch):

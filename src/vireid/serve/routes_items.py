@@ -30,7 +30,7 @@ from vireid.serve.models import (
     Why,
 )
 from vireid.serve.service import Shared
-from vireid.serve.uploads import encode_crop, encode_crops
+from vireid.serve.uploads import encode_crops
 
 router = APIRouter(prefix="/v1", dependencies=[BEARER])
 _ZIP: Responses = {200: {"content": {"application/zip": {}}, "description": "manifest.json and the crops"}}
@@ -59,9 +59,7 @@ async def add_picture(
     form: Annotated[PictureItemForm, Form(media_type="multipart/form-data")], caller: Operator, service: Shared
 ) -> Added:
     """Embed a picture of one person and store it, without its metadata."""
-    picture = await service.picture(await form.image.read())
-    vector = await service.embed(caller, picture, form.item.modality)
-    crop = await service.run(encode_crop, picture)
+    vector, crop = await service.embedded_crop(caller, await form.image.read(), form.item.modality)
     await service.run(caller.gallery.add, [form.item], vector[None], [crop], use=caller.use())
     return Added(ids=(form.item.id,))
 
