@@ -129,7 +129,7 @@ def test_a_revoked_key_ends_at_once_and_a_key_opens_its_own_gallery_only(own_sit
     app.state.service.close()
 
 
-def test_one_gallery_s_failure_is_its_own(own_site, tmp_path, caplog):
+def test_one_gallery_s_failure_is_its_own(own_site, tmp_path, caplog, monkeypatch):
     site = own_site()
     other = Gallery.create(tmp_path / "other", dim=DIM)
     _, secret = other.keys.create("eve", "admin")
@@ -140,6 +140,10 @@ def test_one_gallery_s_failure_is_its_own(own_site, tmp_path, caplog):
     Gallery.create(site.gallery.location, dim=DIM).close()  # what was opened before reads files that are gone
     for key, status in ((secret, 200), (secret, 200), (site.keys["olga"], 500)):
         assert http.get("/v1/items", headers={"authorization": f"Bearer {key}"}).status_code == status
+    asked, claim = [], KeyRing.claim
+    monkeypatch.setattr(KeyRing, "claim", lambda ring, secret: asked.append(ring) or claim(ring, secret))
+    assert http.get("/v1/items", headers={"authorization": f"Bearer {secret}"}).status_code == 200
+    assert asked == [other.keys]  # the gallery that fails was not waited for
     assert " 0.0" in http.get("/metrics").text.partition(f'vireid_items{{gallery="{other.settings.id}"')[2]
     assert caplog.text.count("cannot be read") == 1
     app.state.service.close()
@@ -348,6 +352,25 @@ def test_refusals_say_when_to_come_back(own_site):
     wrong = {"authorization": "Bearer vireid_no_key"}
     assert [site.ask("GET", "/v1/keys", None, headers=wrong).status_code for _ in range(3)] == [401, 401, 429]
     assert 'vireid_refused_total{reason="failures"} 1.0' in site.http.get("/metrics").text
+
+
+def test_slow_records_keep_no_other_key_waiting(own_site, monkeypatch):
+    site, claim, gate = own_site(), KeyRing.claim, threading.Event()
+
+    def slow(ring, secret):
+        if secret == "slow":
+            gate.wait(10)
+        return claim(ring, secret)
+
+    async def ask():
+        verify = site.app.state.service.verify_from
+        waiting = asyncio.create_task(verify("10.0.0.8", "slow"))
+        caller = await asyncio.wait_for(verify("10.0.0.9", site.keys["vera"]), 5)
+        gate.set()
+        return caller.key.user, await waiting
+
+    monkeypatch.setattr(KeyRing, "claim", slow)
+    assert asyncio.run(ask()) == ("vera", None)
 
 
 def test_wrong_keys_that_come_together_are_counted_one_by_one(own_site):

@@ -20,6 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from vireid.data.images import pixels_of
 from vireid.errors import InputError
 from vireid.gallery import RERANKERS, Gallery, Query, Receipt, Reranker, SearchResult, image_fingerprint
+from vireid.gallery.keys import Claim
 from vireid.records import Modality
 from vireid.serve.auth import Caller, Sessions
 from vireid.serve.batching import EmbeddingBatcher, Embeds, Vector
@@ -100,7 +101,8 @@ class Service:
 
     async def verify(self, secret: str) -> Caller | None:
         """Return whom a key belongs to."""
-        return await to_thread.run_sync(self._find_caller, secret, limiter=self._hashing)
+        claimed = await to_thread.run_sync(self._claimed, secret)
+        return None if claimed is None else await self._proven(secret, *claimed)
 
     async def verify_from(self, address: str, secret: str) -> Caller | None:
         """Return whom a key belongs to, counting wrong ones, also those that are sent at the same time.
@@ -112,24 +114,32 @@ class Service:
         Raises:
             Refusal: 429 after too many wrong keys from this address.
         """
+        self._refuse_guessing(address)
+        claimed = await to_thread.run_sync(self._claimed, secret)
         async with self._hashing:
-            if self._failures.tokens(address) < 1:
-                raise Refusal(429, "failures", "too many wrong keys from this address: wait a minute", 60)
-            caller = await to_thread.run_sync(self._find_caller, secret)
+            self._refuse_guessing(address)
+            caller = None if claimed is None else await self._proven(secret, *claimed)
             if caller is None:
                 self._failures.take(address)
         return caller
 
-    def _find_caller(self, secret: str) -> Caller | None:
-        """Return whom a secret belongs to: the key of one gallery that has not been revoked."""
-        for gallery in self.galleries:
+    def _refuse_guessing(self, address: str) -> None:
+        if self._failures.tokens(address) < 1:
+            raise Refusal(429, "failures", "too many wrong keys from this address: wait a minute", 60)
+
+    def _claimed(self, secret: str) -> tuple[Gallery, Claim] | None:
+        """Return the gallery with a key that a secret names; galleries that fail, which may take long, come last."""
+        for gallery in sorted(self.galleries, key=lambda gallery: gallery.settings.id in self._failing):
             with self._apart(gallery):
-                key = gallery.keys.verify(secret)
-                if key is not None:
-                    return Caller(gallery, key)
-        for failure in self._failing.values():
+                claim = gallery.keys.claim(secret)
+                if claim is not None:
+                    return gallery, claim
+        for failure in tuple(self._failing.values()):
             raise RuntimeError("a key is unknown to the galleries that can be read, but not all can") from failure
         return None
+
+    async def _proven(self, secret: str, gallery: Gallery, claim: Claim) -> Caller | None:
+        return Caller(gallery, claim.key) if await to_thread.run_sync(gallery.keys.proves, secret, claim) else None
 
     @contextmanager
     def _apart(self, gallery: Gallery) -> Iterator[None]:
