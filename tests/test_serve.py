@@ -214,6 +214,30 @@ def test_a_search_ranks_tracks_and_is_in_the_log_with_its_reason(site, by):
     assert entry["results"] == [c["item"]["id"] for c in result["candidates"]]
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/items/%00"),
+        ("GET", "/v1/images/%00"),
+        ("GET", "/v1/tracks/%00"),
+        ("DELETE", "/v1/keys/%00"),
+        ("POST", "/v1/confirmations/%00/confirm"),
+        ("GET", "/v1/confirmations?case=%00"),
+        ("GET", "/v1/searches/%00/sheet"),
+        ("GET", "/crop?id=%00"),
+        ("GET", "/verification?case=%00"),
+        ("POST", "/login"),
+    ],
+)
+def test_a_null_byte_reaches_no_database(site, method, path):
+    if not path.startswith("/v1"):
+        site.http.post("/login", data={"key": site.keys["olga"]})
+    sent = {"json": WHY} if "confirmations" in path else {"data": {"key": "vireid_\0_x"}}
+    answer = site.ask(method, path, **(sent if method == "POST" else {}))
+    assert answer.status_code == 422
+    assert "is blank or holds control characters" in answer.text
+
+
 BAD_SEARCHES = [
     ({"item": "c0/0-0", "purpose": "  ", "case": "1"}, 422, "purpose: is blank"),
     ({"item": "c0/0-0", "purpose": "x", "case": "\t"}, 422, "case: is blank"),

@@ -95,7 +95,7 @@ async def create_key(request: KeyRequest, caller: Admin, service: Shared) -> New
 
 
 @router.delete("/keys/{id}", tags=["keys"], responses=error_responses(404))
-async def revoke_key(id: str, caller: Admin, service: Shared) -> Key:
+async def revoke_key(id: Name, caller: Admin, service: Shared) -> Key:
     """End a key, at once and for good."""
     return await service.run(found, caller.gallery.keys.revoke, id, use=caller.use())
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from fastapi import APIRouter, Form, HTTPException, Query
+from fastapi import APIRouter, Form, HTTPException
 from starlette.responses import Response
 
 from vireid.errors import InputError
 from vireid.gallery import Confirmation, Receipt, State, contact_sheet, export_subject
-from vireid.gallery.types import Name
+from vireid.gallery.types import Name, Text
 from vireid.serve.auth import BEARER, Admin, Caller, Operator, Viewer
 from vireid.serve.errors import Responses, error_responses, found
 from vireid.serve.models import (
@@ -68,7 +68,7 @@ async def add_picture(
 async def confirmations(
     caller: Viewer,
     service: Shared,
-    case: Annotated[str | None, Query(max_length=2000)] = None,
+    case: Text | None = None,
     track: Name | None = None,
     state: State | None = None,
 ) -> Confirmations:
@@ -86,7 +86,7 @@ async def propose(request: ProposeRequest, caller: Operator, service: Shared) ->
 
 @router.post("/confirmations/{id}/{decision}", tags=["verification"], responses=error_responses(404, 413))
 async def decide(
-    id: str, decision: Literal["confirm", "reject"], why: Why, caller: Operator, service: Shared
+    id: Name, decision: Literal["confirm", "reject"], why: Why, caller: Operator, service: Shared
 ) -> Confirmation:
     """Confirm a candidate, which takes two distinct users, or reject it; both are final."""
     register = caller.gallery.confirmations
@@ -128,7 +128,7 @@ async def export(request: ExportRequest, caller: Operator, service: Shared) -> R
 
 
 @router.get("/searches/{id}/sheet", tags=["export"], response_class=Response, responses=error_responses(404) | _SHEET)
-async def sheet(id: str, caller: Operator, service: Shared, format: Literal["html", "png"] = "html") -> Response:
+async def sheet(id: Name, caller: Operator, service: Shared, format: Literal["html", "png"] = "html") -> Response:
     """Return a contact sheet of a recent search."""
     name = f"candidates.{format}"
     return attachment(await contact_sheet_of(caller, service, id, name), name)

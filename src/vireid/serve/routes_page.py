@@ -11,6 +11,7 @@ from starlette.responses import RedirectResponse, Response
 from vireid.errors import InputError
 from vireid.gallery import Candidate, Confirmation, Item, Role
 from vireid.gallery import Query as GalleryQuery
+from vireid.gallery.types import Name, Text
 from vireid.serve.auth import COOKIE, Caller, Operator, Session, Viewer
 from vireid.serve.errors import found
 from vireid.serve.guard import client_address
@@ -42,7 +43,8 @@ def same_site(request: Request) -> None:
 
 
 Signed = Annotated[Session, Depends(current_session)]
-Line = Annotated[str, Form(max_length=2000)]
+Line = Annotated[Text, Form()]
+Secret = Annotated[str, Form(max_length=200, pattern=r"^[^\x00]*$")]
 
 
 @router.get("/login")
@@ -52,7 +54,7 @@ async def login_page() -> Response:
 
 
 @router.post("/login", dependencies=[Depends(same_site)])
-async def login(request: Request, service: Shared, key: Annotated[str, Form(max_length=200)] = "") -> Response:
+async def login(request: Request, service: Shared, key: Secret = "") -> Response:
     """Begin a session with an API key."""
     caller = await service.verify_from(client_address(request.scope), key.strip()) if key.strip() else None
     if caller is None:
@@ -164,7 +166,7 @@ async def pictures(
 
 
 @router.get("/crop")
-async def crop(id: str, caller: Viewer, service: Shared) -> Response:
+async def crop(id: Name, caller: Viewer, service: Shared) -> Response:
     """Return a stored picture."""
     return await image(id, caller, service)
 
@@ -175,7 +177,7 @@ async def verification(
     caller: Viewer,
     session: Signed,
     service: Shared,
-    case: str = "",
+    case: Text = "",
     skip: Annotated[int, Query(ge=0)] = 0,
 ) -> Response:
     """Show a page of the candidates under verification, of one case or of all, newest first."""
@@ -217,7 +219,7 @@ def _decide(caller: Caller, form: DecisionForm) -> Confirmation:
 
 
 @router.get("/sheet/{id}")
-async def sheet(id: str, caller: Operator, service: Shared) -> Response:
+async def sheet(id: Name, caller: Operator, service: Shared) -> Response:
     """Return the contact sheet of a recent search."""
     return attachment(await contact_sheet_of(caller, service, id, "candidates.html"), "candidates.html")
 

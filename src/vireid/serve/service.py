@@ -15,7 +15,7 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
 from PIL import Image
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError
 
 from vireid.data.images import pixels_of
 from vireid.errors import InputError
@@ -151,6 +151,8 @@ class Service:
         failure: DBAPIError | None = None
         try:
             yield
+        except DataError:  # this request's fault, not the gallery's
+            raise
         except DBAPIError as error:
             failure = error
             with suppress(InputError):  # a database that cannot be reached
