@@ -26,6 +26,7 @@ from vireid.gallery import Camera, Filter, Gallery, NewItem, Role, Use, verify_l
 from vireid.gallery.keys import KeyRing
 from vireid.records import Modality
 from vireid.serve import Limits, create_app
+from vireid.serve.auth import Sessions
 from vireid.serve.batching import EmbeddingBatcher
 from vireid.serve.limits import Buckets, Load, Refusal
 from vireid.serve.run import is_loopback, serve
@@ -313,6 +314,14 @@ def test_what_is_busy_can_be_asked_again(site, monkeypatch):
     answer = site.ask("DELETE", "/v1/keys/x")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
     assert site.ask("GET", "/v1/items?start=0001-01-01T00:00:00%2B14:00").status_code == 422
+
+
+def test_sessions_of_a_key_are_bounded():
+    sessions = Sessions(hours=1)
+    other = sessions.open("other")
+    tokens = [sessions.open("key") for _ in range(1001)]
+    assert sessions.get(other)
+    assert [sessions.get(token) is not None for token in tokens] == [False] * 981 + [True] * 20
 
 
 def test_token_buckets_refill():
