@@ -324,6 +324,14 @@ def test_sessions_of_a_key_are_bounded():
     assert [sessions.get(token) is not None for token in tokens] == [False] * 981 + [True] * 20
 
 
+def test_expired_sessions_leave_no_secret_behind(monkeypatch):
+    sessions, now = Sessions(hours=1), time.monotonic()
+    for hours, secret in ((0, "first"), (0.9, "second"), (1.1, "third")):
+        monkeypatch.setattr(time, "monotonic", lambda hours=hours: now + 3600 * hours)
+        sessions.open(secret)
+    assert [session.secret for session in sessions._sessions.values()] == ["second", "third"]
+
+
 def test_token_buckets_refill():
     now = [0.0]
     buckets = Buckets(rate=2, burst=3, clock=lambda: now[0])

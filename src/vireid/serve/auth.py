@@ -69,9 +69,11 @@ class Sessions:
         self._sessions: OrderedDict[bytes, Session] = OrderedDict()
 
     def open(self, secret: str) -> str:
-        """Begin a session and return its token."""
-        token = secrets.token_urlsafe(32)
-        self._sessions[_digest(token)] = Session(secret, time.monotonic() + self._seconds)
+        """Begin a session and return its token; those that have expired, and their secrets, are forgotten."""
+        now, token = time.monotonic(), secrets.token_urlsafe(32)
+        while self._sessions and next(iter(self._sessions.values())).expires < now:
+            self._sessions.popitem(last=False)
+        self._sessions[_digest(token)] = Session(secret, now + self._seconds)
         same = [digest for digest, session in self._sessions.items() if session.secret == secret]
         if len(same) > _SESSIONS_PER_KEY:
             del self._sessions[same[0]]
