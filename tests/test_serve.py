@@ -366,9 +366,12 @@ def test_strangers_are_bounded_by_address_and_take_nothing_from_keys(own_site):
     with site.app.state.service.strangers.admit("elsewhere"):
         assert site.http.get("/login").status_code == 503
         assert site.ask("GET", "/v1/cameras").status_code == 200
-    refused = site.http.get("/static/page.css")
+    refused = site.http.get("/openapi.json")
     assert (refused.status_code, refused.json()["detail"][:12]) == (429, "this address")
     assert site.http.get("/healthz").status_code == 200
+    style = site.http.get("/static/page.css")
+    assert (style.status_code, style.headers["cache-control"]) == (200, "no-cache")
+    assert site.http.get("/static/page.css", headers={"if-none-match": style.headers["etag"]}).status_code == 304
 
 
 def test_items_are_counted_for_metrics_every_few_seconds_only(own_site, monkeypatch):

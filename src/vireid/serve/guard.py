@@ -63,7 +63,8 @@ class Guard:
 
     async def _serve_anyone(self, scope: Scope, receive: Receive, send: Send) -> None:
         bounded = _bounded(scope, receive, OPEN_BYTES, self.service.limits.body_seconds)
-        if scope["path"] == "/healthz":  # whatever strangers do, the service is seen to be alive
+        if scope["path"] == "/healthz" or is_static(scope["path"]):
+            # whatever strangers do, the service is seen to be alive, and those who have signed in see their page
             await self.app(scope, bounded, send)
             return
         with self.service.strangers.admit(client_address(scope)):
@@ -88,6 +89,11 @@ def is_api(path: str) -> bool:
 def is_open(path: str) -> bool:
     """Whether a path needs no key."""
     return any(path == name or (name.endswith("/") and path.startswith(name)) for name in OPEN)
+
+
+def is_static(path: str) -> bool:
+    """Whether a path is one of the page's files."""
+    return path.startswith("/static/")
 
 
 def client_address(scope: Scope) -> str:
