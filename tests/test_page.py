@@ -177,7 +177,10 @@ def test_two_people_confirm_on_the_page(site):
     assert "A second person must confirm" in olga.search().text
     assert olga.send("/verification", **decision).status_code == 409
     waiting = otto.http.get("/verification").text
-    assert "Confirm too" in waiting
+    assert re.findall(r'aria-label="([^"]+: track t2)">([^<]+)<', waiting) == [
+        ("Confirm too: track t2", "Confirm too"),
+        ("Reject: track t2", "Reject"),
+    ]
     assert '<input name="purpose" required' in waiting
     assert otto.send("/verification", **decision).status_code == 303
     assert "by olga and otto" in vera.http.get("/verification?case=2026-117").text
@@ -363,6 +366,7 @@ def test_drop_search_pick_rerank_confirm_and_export(visit):
     page.click("#state-1 [value=confirm]")
     page.wait_for_selector("#state-1 .confirmed-once")
     assert "A second person must confirm" in page.inner_text("#state-1")
+    assert page.evaluate("document.activeElement.id") == "state-1"
     with page.expect_download() as download:
         page.click("text=Contact sheet")
     assert "data:image/jpeg" in download.value.path().read_text()
