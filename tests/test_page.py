@@ -6,6 +6,7 @@ import io
 import re
 import shutil
 from datetime import timedelta
+from importlib.resources import files
 
 import pytest
 
@@ -242,6 +243,24 @@ def test_a_contact_sheet_is_exported_and_logged(site):
     assert [entry[name] for name in ("action", "purpose", "case")] == ["export", WHY["purpose"], WHY["case"]]
     assert Visitor(site, "vera").http.get(link).status_code == 403
     assert olga.http.get("/sheet/none").status_code == 404
+
+
+def luminance(colour):
+    """WCAG's relative luminance of #rgb or #rrggbb."""
+    digits = colour if len(colour) == 6 else "".join(2 * digit for digit in colour)
+    parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+@pytest.mark.parametrize(("colour", "least"), [("edge", 3), ("soft", 4.5), ("ink", 4.5), ("accent", 4.5)])
+def test_colours_are_told_apart(scheme, colour, least):
+    style = files("vireid.serve.page").joinpath("static/page.css").read_text()
+    for ground in ("page", "raised"):
+        values = [re.findall(rf"--{name}: #(\w+)", style)[scheme] for name in (colour, ground)]
+        dark, light = sorted(map(luminance, values))
+        assert (light + 0.05) / (dark + 0.05) >= least, values
 
 
 def rendered(pid, spectrum, index, camid):
