@@ -185,7 +185,8 @@ def test_two_people_confirm_on_the_page(site):
     assert '<input name="purpose" required' in waiting
     assert otto.send("/verification", **decision).status_code == 303
     assert "by olga and otto" in vera.http.get("/verification?case=2026-117").text
-    assert "Nothing is waiting" in vera.http.get("/verification?case=other").text
+    assert "Nothing was put forward" in vera.http.get("/verification?case=other").text
+    assert "Nothing is waiting" in vera.http.get("/verification").text
 
 
 def test_a_candidate_that_is_erased_meanwhile_is_left_out(site, monkeypatch):

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Form, HTTPException, Query, Request
 from starlette.responses import RedirectResponse, Response
 
 from vireid.errors import InputError
-from vireid.gallery import Candidate, Confirmation, Item, Role
+from vireid.gallery import Candidate, Confirmation, Item, Role, State
 from vireid.gallery import Query as GalleryQuery
 from vireid.gallery.types import Name, Text
 from vireid.serve.auth import COOKIE, Caller, Operator, Session, Viewer
@@ -180,11 +180,17 @@ async def verification(
     case: Text = "",
     skip: Annotated[int, Query(ge=0)] = 0,
 ) -> Response:
-    """Show a page of the candidates under verification, of one case or of all, newest first."""
-    entries = (await service.run(caller.gallery.confirmations.list, case or None))[::-1][skip:]
+    """Show a page of a case's candidates, or of those of all cases that wait, newest first."""
+    entries = (await service.run(_under_verification, caller, case))[::-1][skip:]
     rows = await service.run(lambda: [row for entry in entries[:_PAGE] for row in _rows(caller, entry)])
     more = request.url.include_query_params(skip=skip + _PAGE).query if len(entries) > _PAGE else ""
     return html("verification.html", **_common(caller, session), rows=rows, case=case, more=more)
+
+
+def _under_verification(caller: Caller, case: str) -> list[Confirmation]:
+    """Return the candidates of a case, decided ones too; without a case those of all that wait for a decision."""
+    entries = caller.gallery.confirmations.list(case or None)
+    return entries if case else [entry for entry in entries if entry.state in (State.CANDIDATE, State.CONFIRMED_ONCE)]
 
 
 def _rows(caller: Caller, entry: Confirmation) -> list[dict[str, Any]]:
