@@ -5,6 +5,7 @@ from __future__ import annotations
 import mimetypes
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -115,15 +116,15 @@ async def retain(why: Why, caller: Admin, service: Shared) -> Receipt:
     return await service.remove(caller, caller.gallery.retain, caller.use(why.purpose, why.case))
 
 
-@router.post("/export", tags=["export"], response_class=Response, responses=error_responses(413) | _ZIP)
+@router.post("/export", tags=["export"], response_class=Response, responses=error_responses(404, 413) | _ZIP)
 async def export(request: ExportRequest, caller: Operator, service: Shared) -> Response:
     """Export all that is stored about a person or a track, as a zip file.
 
     It says "candidate" of everything that two people have not confirmed in this case.
     """
     use = caller.use(request.purpose, request.case)
-    subject = {"person": request.person, "track": request.track}
-    archive = await service.run(written, "export.zip", lambda out: export_subject(caller.gallery, out, use, **subject))
+    write = partial(export_subject, caller.gallery, use=use, person=request.person, track=request.track)
+    archive = await service.run(found, written, "export.zip", write)
     return attachment(archive, "export.zip")
 
 
