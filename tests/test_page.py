@@ -189,7 +189,8 @@ def test_two_people_confirm_on_the_page(site):
     assert "Nothing is waiting" in vera.http.get("/verification").text
 
 
-def test_a_candidate_that_is_erased_meanwhile_is_left_out(site, monkeypatch):
+@pytest.mark.parametrize("searches", [False, True])
+def test_a_candidate_that_is_erased_meanwhile_is_left_out(site, monkeypatch, searches):
     use, listed = Use(**WHY), Confirmations.list
     for track in ("t2", "t4"):
         site.gallery.confirmations.propose("item:c1/1-0", track, use)
@@ -200,9 +201,11 @@ def test_a_candidate_that_is_erased_meanwhile_is_left_out(site, monkeypatch):
         return entries
 
     monkeypatch.setattr(Confirmations, "list", erased_after)
-    page = Visitor(site, "olga").http.get("/verification")
+    olga = Visitor(site, "olga")
+    page = olga.search() if searches else olga.http.get("/verification")
     assert page.status_code == 200
-    assert re.findall(r'name="track" value="([^"]+)"', page.text) == ["t4"]
+    pictures = re.findall(r'"/crop\?id=c0/([^-]+)-', page.text)
+    assert (pictures.count("2"), pictures.count("4")) == (int(searches), 3)
 
 
 def test_candidates_under_verification_are_paged(site):

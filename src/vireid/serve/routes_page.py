@@ -138,8 +138,11 @@ def _looks(caller: Caller, case: str, query: str, candidates: Sequence[Candidate
 
 
 def _strip(caller: Caller, track: str) -> list[Item]:
-    """Return up to `_STRIP` pictures of a track, evenly spread over the passage."""
-    items = [item for item in caller.gallery.track_items(track) if item.has_crop]
+    """Return up to `_STRIP` pictures of a track, evenly spread over the passage; none when it has been erased."""
+    try:
+        items = [item for item in caller.gallery.track_items(track) if item.has_crop]
+    except InputError:
+        return []
     return items[:: max(1, -(-len(items) // _STRIP))]
 
 
