@@ -174,6 +174,9 @@ def test_two_people_confirm_on_the_page(site):
     assert "Confirm" not in vera.search().text
     assert vera.send("/verification", **decision).status_code == 403
     assert olga.search().text.count('value="confirm"') == 5
+    for query in ("item:", "sha256:0", f"SHA256:{64 * '0'}", "item:a\n"):
+        refused = olga.send("/verification", **{**decision, "query": query})
+        assert (refused.status_code, "Query: is no" in refused.text) == (422, True), query
     assert olga.send("/verification", **decision).status_code == 303
     assert "A second person must confirm" in olga.search().text
     assert olga.send("/verification", **decision).status_code == 409

@@ -91,7 +91,7 @@ def validation_sentence(errors: Sequence[Any]) -> str:
     """Return what is wrong with a request, naming the fields, never repeating what was sent."""
     parts = []
     for error in errors[:3]:
-        place = ".".join(str(step) for step in error["loc"] if step not in ("body", "query", "path"))
+        place = ".".join(map(str, error["loc"][1:]))  # the first step says where: body, query or path
         message = _MENDED.get(error["type"], str(error["msg"]).removeprefix("Value error, "))
         parts.append(f"{place}: {message}" if place else message)
     more = f" (and {len(errors) - 3} more)" if len(errors) > 3 else ""

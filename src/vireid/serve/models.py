@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from fastapi import UploadFile
-from pydantic import Base64Bytes, ConfigDict, Field, Json, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    Base64Bytes,
+    ConfigDict,
+    Field,
+    Json,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
 
 from vireid.gallery import Camera, Confirmation, Filter, GalleryStats, Item, NewItem, Role, Settings, Track
 from vireid.gallery.types import Days, ModalityName, Name, Text
@@ -15,6 +25,18 @@ Reason = Annotated[str, StringConstraints(min_length=1, max_length=2000, pattern
 """A purpose or a case reference: not blank."""
 
 Reranking = Literal["k-reciprocal", "parts", "nformer"]
+
+_FINGERPRINT = r"^(item:[^\x00-\x1f\x7f]{1,200}|sha256:[0-9a-f]{64})$"
+
+
+def _fingerprint(query: str) -> str:
+    if not re.fullmatch(_FINGERPRINT, query):
+        raise ValueError("is no `query` of a search result: send the one of the search that found the track")
+    return query
+
+
+Fingerprint = Annotated[str, AfterValidator(_fingerprint), WithJsonSchema({"type": "string", "pattern": _FINGERPRINT})]
+"""What a search asked with, as `SearchResult.query` says."""
 
 Vector = Annotated[
     list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=1, max_length=32768, fail_fast=True)
@@ -229,7 +251,7 @@ class NewKey(Options):
 class ProposeRequest(Why):
     """Put a candidate forward for verification by two people."""
 
-    query: Text = Field(description="`query` of the search result.")
+    query: Fingerprint = Field(description="`query` of the search result.")
     track: Name
 
 

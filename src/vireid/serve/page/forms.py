@@ -9,10 +9,10 @@ from fastapi import UploadFile
 from pydantic import BeforeValidator, Field
 
 from vireid.gallery import Filter
-from vireid.gallery.types import Instant, ModalityName, Name, Names, Text
+from vireid.gallery.types import Instant, ModalityName, Name, Names
 from vireid.options import Body
 from vireid.records import Modality
-from vireid.serve.models import ItemCursor, Reason, Reranking, SearchOptions
+from vireid.serve.models import Fingerprint, ItemCursor, Reason, Reranking, SearchOptions
 
 
 def _utc(value: object) -> object:
@@ -87,7 +87,7 @@ class DecisionForm(Body):
 
     csrf: str = ""
     place: Annotated[str, Field(pattern=r"^state-\d{1,6}$")] = "state-1"
-    query: Text
+    query: Fingerprint
     track: Name
     purpose: Reason
     case: Reason
