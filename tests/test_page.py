@@ -63,7 +63,9 @@ def test_strangers_are_sent_to_the_sign_in_and_wrong_keys_refused(site):
     for path in ("/", "/pictures", "/verification", "/crop?id=c0/0-0", "/sheet/x"):
         answer = visitor.http.get(path)
         assert (answer.status_code, answer.headers["location"]) == (303, "/login")
-    assert visitor.send("/search").status_code == 401
+    ended = visitor.send("/search")
+    assert (ended.status_code, "Your session has ended: sign in again" in ended.text) == (401, True)
+    assert "<html" in ended.text
     for key in ("", "vireid_x_y", site.keys["vera"][:-1]):
         answer = visitor.http.post("/login", data={"key": key})
         assert answer.status_code == 401

@@ -368,7 +368,7 @@ def test_strangers_are_bounded_by_address_and_take_nothing_from_keys(own_site):
         assert site.ask("GET", "/v1/cameras").status_code == 200
     refused = site.http.get("/openapi.json")
     assert (refused.status_code, refused.json()["detail"][:12]) == (429, "this address")
-    assert site.http.get("/healthz").status_code == 200
+    assert [site.http.request(method, "/healthz").status_code for method in ("GET", "HEAD")] == [200, 200]
     style = site.http.get("/static/page.css")
     assert (style.status_code, style.headers["cache-control"]) == (200, "no-cache")
     assert site.http.get("/static/page.css", headers={"if-none-match": style.headers["etag"]}).status_code == 304
@@ -564,8 +564,9 @@ def test_serving_names_galleries_as_they_are_called(tmp_path, monkeypatch):
         gallery.keys.create("ada", "admin")
     monkeypatch.setattr("uvicorn.run", lambda app, **_: None)
     console = Console(file=io.StringIO())
-    serve([tmp_path / "g"], console=console)
+    serve([tmp_path / "g"], host="fe80::1", console=console)
     assert "gallery east [/wing]: 0 items" in console.file.getvalue()
+    assert "http://[fe80::1]:8000 " in console.file.getvalue()
 
 
 def test_serving_needs_a_gallery_with_a_key(tmp_path):

@@ -118,7 +118,7 @@ def _unknown(scope: Scope) -> Response:
         return JSONResponse({"detail": sentence}, 401, {"www-authenticate": "Bearer"})
     if scope["method"] == "GET":
         return RedirectResponse("/login", 303)
-    return Response("your session has ended: sign in again", 401, media_type="text/plain")
+    return error_answer(scope, 401, "your session has ended: sign in again")
 
 
 def _charset(scope: Scope) -> bytes:

@@ -22,6 +22,7 @@ plain = APIRouter()
 _LINES: Responses = {200: {"content": {"application/x-ndjson": {}}, "description": "One entry a line"}}
 
 
+@plain.head("/healthz", include_in_schema=False)
 @plain.get("/healthz", tags=["monitoring"])
 async def health() -> Health:
     """Tell that the service answers. Needs no key."""
