@@ -134,7 +134,8 @@ def test_times_are_utc_unless_they_name_a_zone(start):
         ({"purpose": " "}, 422, "Purpose: is blank"),
         ({"item": ""}, 409, "Drop a picture"),
         ({"item": "none"}, 404, "none"),
-        ({"start": "yesterday"}, 422, "Start:"),
+        ({"start": "yesterday"}, 422, "Start: write a time such as 2026-05-03T21:00."),
+        ({"kind": "yesterday"}, 422, "Kind: is no modality: use visible or infrared."),
         ({"start": "0001-01-01T00:00+14:00"}, 422, "Start: lies outside the years 1 to 9999"),
         ({"k": "1000"}, 422, "K:"),
     ],
@@ -143,6 +144,7 @@ def test_mistakes_are_one_sentence_on_the_page(site, form, status, sentence):
     answer = Visitor(site, "vera").search(**form)
     assert answer.status_code == status
     assert re.search(r'role="alert">([^<]+)<', answer.text)[1].startswith(sentence) or sentence in answer.text
+    assert "yesterday" not in answer.text
 
 
 @pytest.mark.parametrize("script", [False, True])

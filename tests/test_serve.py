@@ -251,6 +251,7 @@ BAD_SEARCHES = [
     ({**SEARCH, "rerank": "magic"}, 422, "rerank:"),
     ({**SEARCH, "where": {"expression": "1=1"}}, 422, "where.expression: unknown field"),
     ({**SEARCH, "where": {"start": "2026-05-03T09:00:00"}}, 422, "where.start:"),
+    ({**SEARCH, "where": {"start": "20260503"}}, 422, "where.start: has no zone and hour"),
     ({**SEARCH, "where": {"end": "9999-12-31T23:59:59-14:00"}}, 422, "where.end: lies outside the years 1 to 9999"),
     ({"vector": [0.0] * DIM, **WHY}, 409, "zero"),
     ({"vector": [1e39] * DIM, **WHY}, 409, "not finite"),

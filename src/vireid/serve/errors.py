@@ -88,7 +88,7 @@ def status_and_sentence(error: Exception) -> tuple[int, str]:
 
 
 def validation_sentence(errors: Sequence[Any]) -> str:
-    """Return what is wrong with a request, naming the fields, never repeating what was sent."""
+    """Return what is wrong with a request, naming the fields, never repeating a value that was sent."""
     parts = []
     for error in errors[:3]:
         place = ".".join(map(str, error["loc"][1:]))  # the first step says where: body, query or path

@@ -19,7 +19,10 @@ def _utc(value: object) -> object:
     """Read what a date field sends: nothing, or a time, in UTC where it names no zone."""
     if not isinstance(value, str):
         return value
-    time = datetime.fromisoformat(value) if value else None
+    try:
+        time = datetime.fromisoformat(value) if value else None
+    except ValueError:
+        raise ValueError("write a time such as 2026-05-03T21:00") from None
     return time.replace(tzinfo=UTC) if time is not None and time.tzinfo is None else time
 
 
