@@ -22,6 +22,8 @@ WHY = {"purpose": "lost child", "case": "2026-117"}
 class Colours:
     """Stands for a bundle: embeds a picture by its colours, and remembers how many came together."""
 
+    image_size = (64, 32)
+
     def __init__(self):
         self.batches = []
 

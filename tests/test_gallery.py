@@ -1,6 +1,7 @@
 """Galleries: durable, idempotent, searched by track, followed by other processes; in SQLite and in PostgreSQL."""
 
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -417,6 +418,15 @@ def test_create_errors(tmp_path, place, options, sentence):
     with pytest.raises(InputError, match=sentence):
         Gallery.create(place if "://" in place else tmp_path / place, **options)
     assert not (tmp_path / "g" / "records.sqlite3").exists()
+
+
+def test_a_database_that_does_not_answer_is_given_up(monkeypatch):
+    pytest.importorskip("psycopg")
+    monkeypatch.setattr("vireid.gallery.database._REACHABLE", {"connect_timeout": "2"})
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        place = f"postgresql://x@127.0.0.1:{mute.getsockname()[1]}/no"
+        with pytest.raises(InputError, match=r"cannot open the gallery at .*timeout"):
+            Gallery.exists(place)
 
 
 @pytest.mark.parametrize("step", ["AuditLog.beside", "AuditLog.append", "insert"])

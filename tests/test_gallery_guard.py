@@ -475,10 +475,13 @@ def test_contact_sheets(gallery, query, tmp_path):
     with pytest.raises(InputError, match=r"a \.png or \.html file"):
         contact_sheet(gallery, result, tmp_path / "sheet.gif", USE)
     gallery.erase(USE, track=result.candidates[0].track.id)
-    entries = len(gallery.audit.entries())
-    with pytest.raises(InputError, match="may have been deleted"):
-        contact_sheet(gallery, result, tmp_path / "late.html", USE)
-    assert len(gallery.audit.entries()) == entries
+    late = contact_sheet(gallery, result, tmp_path / "late.html", USE).read_text()
+    assert (late.count("data:image/jpeg;base64,"), ">1. candidate<" in page, ">1. candidate<" in late) == (
+        7,
+        True,
+        False,
+    )
+    assert gallery.audit.entries()[-1].entry["results"] == [c.item.id for c in result.candidates[1:]]
 
 
 # ---- calibration

@@ -24,7 +24,9 @@ def gallery(run, manifest, tmp_path_factory):
         yield gallery
 
 
-def test_parts_ranks_by_the_method_s_own_distance(gallery, manifest):
+@pytest.mark.parametrize("batch", [64, 5])
+def test_parts_ranks_by_the_method_s_own_distance(gallery, manifest, monkeypatch, batch):
+    monkeypatch.setattr("vireid.gallery.reranking._BATCH", batch)
     image = manifest / "infrared_3_0.jpg"
     query = Query.from_image(image, "infrared", gallery.embedder())
     by_crops = gallery.vectors([str(pid) for pid in range(11, -1, -1)]) @ query.vector

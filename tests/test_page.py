@@ -6,6 +6,7 @@ import io
 import re
 import shutil
 from datetime import timedelta
+from importlib.resources import files
 
 import pytest
 
@@ -62,7 +63,9 @@ def test_strangers_are_sent_to_the_sign_in_and_wrong_keys_refused(site):
     for path in ("/", "/pictures", "/verification", "/crop?id=c0/0-0", "/sheet/x"):
         answer = visitor.http.get(path)
         assert (answer.status_code, answer.headers["location"]) == (303, "/login")
-    assert visitor.send("/search").status_code == 401
+    ended = visitor.send("/search")
+    assert (ended.status_code, "Your session has ended: sign in again" in ended.text) == (401, True)
+    assert "<html" in ended.text
     for key in ("", "vireid_x_y", site.keys["vera"][:-1]):
         answer = visitor.http.post("/login", data={"key": key})
         assert answer.status_code == 401
@@ -131,7 +134,8 @@ def test_times_are_utc_unless_they_name_a_zone(start):
         ({"purpose": " "}, 422, "Purpose: is blank"),
         ({"item": ""}, 409, "Drop a picture"),
         ({"item": "none"}, 404, "none"),
-        ({"start": "yesterday"}, 422, "Start:"),
+        ({"start": "yesterday"}, 422, "Start: write a time such as 2026-05-03T21:00."),
+        ({"kind": "yesterday"}, 422, "Kind: is no modality: use visible or infrared."),
         ({"start": "0001-01-01T00:00+14:00"}, 422, "Start: lies outside the years 1 to 9999"),
         ({"k": "1000"}, 422, "K:"),
     ],
@@ -140,6 +144,7 @@ def test_mistakes_are_one_sentence_on_the_page(site, form, status, sentence):
     answer = Visitor(site, "vera").search(**form)
     assert answer.status_code == status
     assert re.search(r'role="alert">([^<]+)<', answer.text)[1].startswith(sentence) or sentence in answer.text
+    assert "yesterday" not in answer.text
 
 
 @pytest.mark.parametrize("script", [False, True])
@@ -173,18 +178,26 @@ def test_two_people_confirm_on_the_page(site):
     assert "Confirm" not in vera.search().text
     assert vera.send("/verification", **decision).status_code == 403
     assert olga.search().text.count('value="confirm"') == 5
+    for query in ("item:", "sha256:0", f"SHA256:{64 * '0'}", "item:a\n"):
+        refused = olga.send("/verification", **{**decision, "query": query})
+        assert (refused.status_code, "Query: is no" in refused.text) == (422, True), query
     assert olga.send("/verification", **decision).status_code == 303
     assert "A second person must confirm" in olga.search().text
     assert olga.send("/verification", **decision).status_code == 409
     waiting = otto.http.get("/verification").text
-    assert "Confirm too" in waiting
+    assert re.findall(r'aria-label="([^"]+: track t2)">([^<]+)<', waiting) == [
+        ("Confirm too: track t2", "Confirm too"),
+        ("Reject: track t2", "Reject"),
+    ]
     assert '<input name="purpose" required' in waiting
     assert otto.send("/verification", **decision).status_code == 303
     assert "by olga and otto" in vera.http.get("/verification?case=2026-117").text
-    assert "Nothing is waiting" in vera.http.get("/verification?case=other").text
+    assert "Nothing was put forward" in vera.http.get("/verification?case=other").text
+    assert "Nothing is waiting" in vera.http.get("/verification").text
 
 
-def test_a_candidate_that_is_erased_meanwhile_is_left_out(site, monkeypatch):
+@pytest.mark.parametrize("searches", [False, True])
+def test_a_candidate_that_is_erased_meanwhile_is_left_out(site, monkeypatch, searches):
     use, listed = Use(**WHY), Confirmations.list
     for track in ("t2", "t4"):
         site.gallery.confirmations.propose("item:c1/1-0", track, use)
@@ -195,9 +208,11 @@ def test_a_candidate_that_is_erased_meanwhile_is_left_out(site, monkeypatch):
         return entries
 
     monkeypatch.setattr(Confirmations, "list", erased_after)
-    page = Visitor(site, "olga").http.get("/verification")
+    olga = Visitor(site, "olga")
+    page = olga.search() if searches else olga.http.get("/verification")
     assert page.status_code == 200
-    assert re.findall(r'name="track" value="([^"]+)"', page.text) == ["t4"]
+    pictures = re.findall(r'"/crop\?id=c0/([^-]+)-', page.text)
+    assert (pictures.count("2"), pictures.count("4")) == (int(searches), 3)
 
 
 def test_candidates_under_verification_are_paged(site):
@@ -239,6 +254,24 @@ def test_a_contact_sheet_is_exported_and_logged(site):
     assert [entry[name] for name in ("action", "purpose", "case")] == ["export", WHY["purpose"], WHY["case"]]
     assert Visitor(site, "vera").http.get(link).status_code == 403
     assert olga.http.get("/sheet/none").status_code == 404
+
+
+def luminance(colour):
+    """WCAG's relative luminance of #rgb or #rrggbb."""
+    digits = colour if len(colour) == 6 else "".join(2 * digit for digit in colour)
+    parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+@pytest.mark.parametrize(("colour", "least"), [("edge", 3), ("soft", 4.5), ("ink", 4.5), ("accent", 4.5)])
+def test_colours_are_told_apart(scheme, colour, least):
+    style = files("vireid.serve.page").joinpath("static/page.css").read_text()
+    for ground in ("page", "raised"):
+        values = [re.findall(rf"--{name}: #(\w+)", style)[scheme] for name in (colour, ground)]
+        dark, light = sorted(map(luminance, values))
+        assert (light + 0.05) / (dark + 0.05) >= least, values
 
 
 def rendered(pid, spectrum, index, camid):
@@ -363,6 +396,7 @@ def test_drop_search_pick_rerank_confirm_and_export(visit):
     page.click("#state-1 [value=confirm]")
     page.wait_for_selector("#state-1 .confirmed-once")
     assert "A second person must confirm" in page.inner_text("#state-1")
+    assert page.evaluate("document.activeElement.id") == "state-1"
     with page.expect_download() as download:
         page.click("text=Contact sheet")
     assert "data:image/jpeg" in download.value.path().read_text()

@@ -26,6 +26,7 @@ from vireid.gallery import Camera, Filter, Gallery, NewItem, Role, Use, verify_l
 from vireid.gallery.keys import KeyRing
 from vireid.records import Modality
 from vireid.serve import Limits, create_app
+from vireid.serve.auth import Sessions
 from vireid.serve.batching import EmbeddingBatcher
 from vireid.serve.limits import Buckets, Load, Refusal
 from vireid.serve.run import is_loopback, serve
@@ -129,7 +130,7 @@ def test_a_revoked_key_ends_at_once_and_a_key_opens_its_own_gallery_only(own_sit
     app.state.service.close()
 
 
-def test_one_gallery_s_failure_is_its_own(own_site, tmp_path, caplog):
+def test_one_gallery_s_failure_is_its_own(own_site, tmp_path, caplog, monkeypatch):
     site = own_site()
     other = Gallery.create(tmp_path / "other", dim=DIM)
     _, secret = other.keys.create("eve", "admin")
@@ -140,6 +141,10 @@ def test_one_gallery_s_failure_is_its_own(own_site, tmp_path, caplog):
     Gallery.create(site.gallery.location, dim=DIM).close()  # what was opened before reads files that are gone
     for key, status in ((secret, 200), (secret, 200), (site.keys["olga"], 500)):
         assert http.get("/v1/items", headers={"authorization": f"Bearer {key}"}).status_code == status
+    asked, claim = [], KeyRing.claim
+    monkeypatch.setattr(KeyRing, "claim", lambda ring, secret: asked.append(ring) or claim(ring, secret))
+    assert http.get("/v1/items", headers={"authorization": f"Bearer {secret}"}).status_code == 200
+    assert asked == [other.keys]  # the gallery that fails was not waited for
     assert " 0.0" in http.get("/metrics").text.partition(f'vireid_items{{gallery="{other.settings.id}"')[2]
     assert caplog.text.count("cannot be read") == 1
     app.state.service.close()
@@ -210,6 +215,30 @@ def test_a_search_ranks_tracks_and_is_in_the_log_with_its_reason(site, by):
     assert entry["results"] == [c["item"]["id"] for c in result["candidates"]]
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/items/%00"),
+        ("GET", "/v1/images/%00"),
+        ("GET", "/v1/tracks/%00"),
+        ("DELETE", "/v1/keys/%00"),
+        ("POST", "/v1/confirmations/%00/confirm"),
+        ("GET", "/v1/confirmations?case=%00"),
+        ("GET", "/v1/searches/%00/sheet"),
+        ("GET", "/crop?id=%00"),
+        ("GET", "/verification?case=%00"),
+        ("POST", "/login"),
+    ],
+)
+def test_a_null_byte_reaches_no_database(site, method, path):
+    if not path.startswith("/v1"):
+        site.http.post("/login", data={"key": site.keys["olga"]})
+    sent = {"json": WHY} if "confirmations" in path else {"data": {"key": "vireid_\0_x"}}
+    answer = site.ask(method, path, **(sent if method == "POST" else {}))
+    assert answer.status_code == 422
+    assert "is blank or holds control characters" in answer.text
+
+
 BAD_SEARCHES = [
     ({"item": "c0/0-0", "purpose": "  ", "case": "1"}, 422, "purpose: is blank"),
     ({"item": "c0/0-0", "purpose": "x", "case": "\t"}, 422, "case: is blank"),
@@ -222,6 +251,7 @@ BAD_SEARCHES = [
     ({**SEARCH, "rerank": "magic"}, 422, "rerank:"),
     ({**SEARCH, "where": {"expression": "1=1"}}, 422, "where.expression: unknown field"),
     ({**SEARCH, "where": {"start": "2026-05-03T09:00:00"}}, 422, "where.start:"),
+    ({**SEARCH, "where": {"start": "20260503"}}, 422, "where.start: has no zone and hour"),
     ({**SEARCH, "where": {"end": "9999-12-31T23:59:59-14:00"}}, 422, "where.end: lies outside the years 1 to 9999"),
     ({"vector": [0.0] * DIM, **WHY}, 409, "zero"),
     ({"vector": [1e39] * DIM, **WHY}, 409, "not finite"),
@@ -287,6 +317,22 @@ def test_what_is_busy_can_be_asked_again(site, monkeypatch):
     assert site.ask("GET", "/v1/items?start=0001-01-01T00:00:00%2B14:00").status_code == 422
 
 
+def test_sessions_of_a_key_are_bounded():
+    sessions = Sessions(hours=1)
+    other = sessions.open("other")
+    tokens = [sessions.open("key") for _ in range(1001)]
+    assert sessions.get(other)
+    assert [sessions.get(token) is not None for token in tokens] == [False] * 981 + [True] * 20
+
+
+def test_expired_sessions_leave_no_secret_behind(monkeypatch):
+    sessions, now = Sessions(hours=1), time.monotonic()
+    for hours, secret in ((0, "first"), (0.9, "second"), (1.1, "third")):
+        monkeypatch.setattr(time, "monotonic", lambda hours=hours: now + 3600 * hours)
+        sessions.open(secret)
+    assert [session.secret for session in sessions._sessions.values()] == ["second", "third"]
+
+
 def test_token_buckets_refill():
     now = [0.0]
     buckets = Buckets(rate=2, burst=3, clock=lambda: now[0])
@@ -321,9 +367,12 @@ def test_strangers_are_bounded_by_address_and_take_nothing_from_keys(own_site):
     with site.app.state.service.strangers.admit("elsewhere"):
         assert site.http.get("/login").status_code == 503
         assert site.ask("GET", "/v1/cameras").status_code == 200
-    refused = site.http.get("/static/page.css")
+    refused = site.http.get("/openapi.json")
     assert (refused.status_code, refused.json()["detail"][:12]) == (429, "this address")
-    assert site.http.get("/healthz").status_code == 200
+    assert [site.http.request(method, "/healthz").status_code for method in ("GET", "HEAD")] == [200, 200]
+    style = site.http.get("/static/page.css")
+    assert (style.status_code, style.headers["cache-control"]) == (200, "no-cache")
+    assert site.http.get("/static/page.css", headers={"if-none-match": style.headers["etag"]}).status_code == 304
 
 
 def test_items_are_counted_for_metrics_every_few_seconds_only(own_site, monkeypatch):
@@ -348,6 +397,25 @@ def test_refusals_say_when_to_come_back(own_site):
     wrong = {"authorization": "Bearer vireid_no_key"}
     assert [site.ask("GET", "/v1/keys", None, headers=wrong).status_code for _ in range(3)] == [401, 401, 429]
     assert 'vireid_refused_total{reason="failures"} 1.0' in site.http.get("/metrics").text
+
+
+def test_slow_records_keep_no_other_key_waiting(own_site, monkeypatch):
+    site, claim, gate = own_site(), KeyRing.claim, threading.Event()
+
+    def slow(ring, secret):
+        if secret == "slow":
+            gate.wait(10)
+        return claim(ring, secret)
+
+    async def ask():
+        verify = site.app.state.service.verify_from
+        waiting = asyncio.create_task(verify("10.0.0.8", "slow"))
+        caller = await asyncio.wait_for(verify("10.0.0.9", site.keys["vera"]), 5)
+        gate.set()
+        return caller.key.user, await waiting
+
+    monkeypatch.setattr(KeyRing, "claim", slow)
+    assert asyncio.run(ask()) == ("vera", None)
 
 
 def test_wrong_keys_that_come_together_are_counted_one_by_one(own_site):
@@ -497,8 +565,9 @@ def test_serving_names_galleries_as_they_are_called(tmp_path, monkeypatch):
         gallery.keys.create("ada", "admin")
     monkeypatch.setattr("uvicorn.run", lambda app, **_: None)
     console = Console(file=io.StringIO())
-    serve([tmp_path / "g"], console=console)
+    serve([tmp_path / "g"], host="fe80::1", console=console)
     assert "gallery east [/wing]: 0 items" in console.file.getvalue()
+    assert "http://[fe80::1]:8000 " in console.file.getvalue()
 
 
 def test_serving_needs_a_gallery_with_a_key(tmp_path):

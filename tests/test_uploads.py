@@ -13,8 +13,12 @@ pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
 from hypothesis import HealthCheck, given, settings
 from PIL import Image
+from pydantic import ValidationError
 
 from serve_site import DIM, WHY, Site, encoded
+from vireid.data.images import pixels_of
+from vireid.records import Modality
+from vireid.serve.models import AddRequest, SearchRequest
 from vireid.serve.uploads import encode_crop, read_picture
 
 NEW = {"item": {"id": "x", "camera": "c9", "modality": "visible"}, "vector": [1.0] + [0.0] * (DIM - 1)}
@@ -43,6 +47,26 @@ def test_hostile_json_is_refused(site, text):
     answer = site.ask("POST", "/v1/search", content=text, headers={"content-type": "application/json"})
     assert answer.status_code in (400, 422), answer.text
     assert set(answer.json()) == {"detail"}
+
+
+MANY = {f"f{number}": 1 for number in range(1000)}
+
+
+@pytest.mark.parametrize(
+    ("model", "change", "sentence"),
+    [
+        (SearchRequest, MANY, "1,0.. fields, of which .* leave the others out"),
+        (SearchRequest, {"where": MANY}, "1,000 fields"),
+        (SearchRequest, {"vector": [""] * 30_000}, "valid number"),
+        (AddRequest, {"items": [{"item": NEW["item"], "vector": [""] * 9}] * 1000}, "valid number"),
+        (AddRequest, {"items": [{**NEW, "item": {**NEW["item"], **MANY}}]}, "1,003 fields"),
+    ],
+)
+def test_a_body_full_of_mistakes_costs_one(model, change, sentence):
+    why = {} if model is AddRequest else WHY
+    with pytest.raises(ValidationError, match=sentence) as refused:
+        model.model_validate({**why, **change})
+    assert refused.value.error_count() == 1
 
 
 def bomb(side=30_000):
@@ -175,7 +199,7 @@ def test_the_pixels_of_a_request_are_bounded(small_site, side, count, status):
     ],
 )
 def test_path_tricks_find_nothing(site, path):
-    assert site.ask("GET", path).status_code == 404
+    assert site.ask("GET", path).status_code in (404, 422)
 
 
 def test_pictures_are_turned_upright_and_lose_their_metadata(site):
@@ -202,6 +226,25 @@ def test_crops_are_bounded_and_clean():
     picture = read_picture(encoded("PNG", size=(3000, 1500)), 10**7)
     assert Image.open(io.BytesIO(encode_crop(picture))).size == (1024, 512)
     assert picture.info == {}
+
+
+@pytest.mark.parametrize("modality", ["visible", "infrared"])
+def test_an_upload_waits_as_small_as_the_bundle_sees_it(site, monkeypatch, modality):
+    seen, embed = [], site.model.embed
+    monkeypatch.setattr(site.model, "embed", lambda images, *rest: seen.extend(images) or embed(images, *rest))
+    noise = np.random.default_rng(0).integers(0, 255, (1200, 300, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(noise).save(stream, "PNG")
+    item = {"id": f"small/{modality}", "camera": "c0", "modality": modality}
+    for path, form in (("search", {**WHY, "modality": modality}), ("items", {"item": json.dumps(item)})):
+        answer = site.ask("POST", f"/v1/{path}/image", data=form, files={"image": ("a", stream.getvalue())})
+        assert answer.status_code in (200, 201), answer.text
+    size, kind = site.model.image_size, Modality.parse(modality)
+    for picture in seen:
+        assert picture.size == size[::-1]
+        np.testing.assert_array_equal(pixels_of(picture, size, kind), pixels_of(noise, size, kind))
+    assert Image.open(io.BytesIO(site.gallery.crop(item["id"]))).size == (256, 1024)
+    assert len(seen) == 2
 
 
 def test_uploads_never_touch_the_disk(site, monkeypatch):

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from vireid.errors import InputError
 
@@ -23,6 +23,18 @@ class Options(BaseModel):
     """A frozen set of named options: an unknown name, a wrong type or a number that is not finite is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+class Body(Options):
+    """Options that a stranger may send: with very many unknown names they are refused as a whole, not name by name."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few(cls, values: Any) -> Any:
+        known = len(cls.model_fields)
+        if isinstance(values, Mapping) and len(values) > 2 * known + 8:
+            raise ValueError(f"{len(values):,} fields, of which {known} at most are known: leave the others out")
+        return values
 
 
 def checked(model: type[Model], values: Mapping[str, Any], where: str) -> Model:

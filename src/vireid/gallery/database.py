@@ -34,6 +34,8 @@ _PRAGMAS = (
     "temp_store = MEMORY",
 )
 _PATIENCE = 30
+_REACHABLE = {"connect_timeout": "5", "keepalives_idle": "30", "tcp_user_timeout": "10000"}
+"""Of PostgreSQL: a machine that has gone is noticed within seconds, not by the system's quarter of an hour."""
 
 
 def is_url(location: str | Path) -> bool:
@@ -89,6 +91,7 @@ def connect(url: URL) -> Engine:
     """Return an engine whose SQLite connections are durable, checked and overwrite what they delete."""
     try:
         if url.get_backend_name() == "postgresql":
+            url = url.set(query={**_REACHABLE, **url.query})
             return create_engine(url, pool_pre_ping=True, hide_parameters=True)
     except ModuleNotFoundError as error:
         raise InputError("PostgreSQL needs psycopg: pip install 'vireid[postgres]'") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import select
@@ -19,6 +20,19 @@ from vireid.options import checked
 PREFIX = "vireid"
 _COST = {"n": 2**14, "r": 8, "p": 1}
 _MEMORY = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A key that somebody's secret names.
+
+    Attributes:
+        key: the key.
+        secret_hash: what the secret must still be compared with, None when this process has done so before.
+    """
+
+    key: Key
+    secret_hash: str | None
 
 
 class KeyRing:
@@ -60,17 +74,29 @@ class KeyRing:
         The slow hash runs once a process and secret; after that a digest in memory stands for it. Whether the key
         still holds is read from the records every time.
         """
-        digest = hashlib.sha256(secret.encode()).digest()
-        known = self._verified.get(digest)
+        claim = self.claim(secret)
+        return claim.key if claim is not None and self.proves(secret, claim) else None
+
+    def claim(self, secret: str) -> Claim | None:
+        """Return the key that a secret names, which `proves` must confirm; None when there is none or it was revoked.
+
+        This half of `verify` reads the records, the other one computes.
+        """
+        known = self._verified.get(_digest(secret))
         with self._database.read() as records:
             row = records.execute(select(KeyRow).where(KeyRow.id == (known or _id(secret)))).first()
         if row is None or row.revoked is not None:
             return None
-        if known is None:
-            if not _matches(secret, row.secret_hash):
-                return None
-            self._verified[digest] = row.id
-        return _key(row)
+        return Claim(_key(row), row.secret_hash if known is None else None)
+
+    def proves(self, secret: str, claim: Claim) -> bool:
+        """Whether a secret is that of the key it names."""
+        if claim.secret_hash is None:
+            return True
+        if not _matches(secret, claim.secret_hash):
+            return False
+        self._verified[_digest(secret)] = claim.key.id
+        return True
 
     def stands(self, key_id: str) -> bool:
         """Whether there is a key of this id that has not been revoked."""
@@ -101,6 +127,10 @@ class KeyRing:
     def _log(self, action: str, use: Use | None, key: Key) -> None:
         details = {"key": key.id, "user": key.user, "role": key.role.value}
         self._audit.append(action, use or Use(purpose="", case=""), details=details)
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()
 
 
 def _id(secret: str) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from vireid.gallery.query import Query
 
 Scores = NDArray[np.float32]
+_BATCH = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,9 +111,15 @@ def parts(gallery: Gallery, query: Query, head: Head) -> Scores:
     if query.picture is None or query.modality is None or None in crops:
         raise InputError("re-ranking by parts needs the query's picture and all crops: search with a picture")
     embedder = gallery.embedder()
-    pictures = [query.picture, *(Image.open(io.BytesIO(crop)) for crop in crops if crop is not None)]
-    features = embedder.features_of(pictures, [query.modality, *head.modality.tolist()])
-    first, others = ({name: value[rows] for name, value in features.items()} for rows in (slice(1), slice(1, None)))
+    first = embedder.features_of([query.picture], [query.modality])
+    batches = [
+        embedder.features_of(
+            [Image.open(io.BytesIO(crop)) for crop in crops[start : start + _BATCH] if crop is not None],
+            head.modality[start : start + _BATCH].tolist(),
+        )
+        for start in range(0, len(crops), _BATCH)
+    ]
+    others = {name: torch.cat([batch[name] for batch in batches]) for name in first}
     return -embedder.method.distance(first, others)[0].float().cpu().numpy()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,8 @@ p { margin: .3em 0; overflow-wrap: anywhere }
 def contact_sheet(gallery: Gallery, result: SearchResult, out: Path, use: Use) -> Path:
     """Write the candidates of a search with their crops and captions, for the file's owner alone to read.
 
+    Candidates that have been erased since are left out.
+
     Args:
         gallery: where the crops are.
         result: what was found.
@@ -50,15 +53,19 @@ def contact_sheet(gallery: Gallery, result: SearchResult, out: Path, use: Use) -
         use: who takes it out of the gallery and why; the audit log keeps it before the file is written.
 
     Raises:
-        InputError: as `require_sheet_place`, without the purpose and the case that the gallery asks for, or when a
-            candidate has been erased.
+        InputError: as `require_sheet_place`, or without the purpose and the case that the gallery asks for.
     """
     require_sheet_place(out)
     check_use(use, gallery.settings.require_purpose)
-    shown = [candidate.item.id for candidate in result.candidates]
-    crops = [gallery.crop(item) for item in shown]
+    shown: list[str] = []
+    crops: list[bytes | None] = []
+    captions: list[list[str]] = []
+    for candidate in result.candidates:
+        with suppress(InputError):  # not stored any more
+            crops.append(gallery.crop(candidate.item.id))
+            shown.append(candidate.item.id)
+            captions.append(caption(candidate))
     gallery.audit.append("export", use, results=shown, details={"search": result.id, "kind": "contact sheet"})
-    captions = [caption(c) for c in result.candidates]
     if out.suffix == ".html":
         pictures = [base64.b64encode(crop).decode() if crop else "" for crop in crops]
         write_text(out, _PAGE.render(result=result, cells=zip(pictures, captions, strict=True)), private=True)

@@ -19,7 +19,8 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from vireid.options import Options
+from vireid.errors import InputError
+from vireid.options import Body, Options
 from vireid.records import Modality
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -30,9 +31,17 @@ Text = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00]*$")]
 Days = Annotated[float, Field(gt=0, le=36_500, allow_inf_nan=False)]
 """An age in days, of a century at most."""
 
+
+def _modality(value: Any) -> Modality:
+    try:
+        return Modality.parse(value)
+    except InputError:  # its sentence repeats the value, which may be a stranger's
+        raise ValueError("is no modality: use visible or infrared") from None
+
+
 ModalityName = Annotated[
     Modality,
-    BeforeValidator(Modality.parse),
+    BeforeValidator(_modality),
     PlainSerializer(str, return_type=str),
     WithJsonSchema({"type": "string", "enum": ["visible", "infrared"]}),
 ]
@@ -72,7 +81,7 @@ def _instant(time: datetime) -> datetime:
 def _written(time: Any) -> Any:
     """Refuse numbers, which pydantic would take for seconds since 1970: 20260501 would be a day of that year."""
     if isinstance(time, int | float) or (isinstance(time, str) and re.fullmatch(r"[\s\d.+-]+", time)):
-        raise ValueError(f"{time} has no zone and hour: write the time as 2026-05-03T21:00:00+02:00")
+        raise ValueError("has no zone and hour: write the time as 2026-05-03T21:00:00+02:00")
     return time
 
 
@@ -86,7 +95,7 @@ Box = tuple[int, int, int, int]
 """Left, top, width and height in pixels of the source frame."""
 
 
-class NewItem(Options):
+class NewItem(Body):
     """One person crop to store. The id is the caller's: adding it again replaces the item, so retries are safe.
 
     Attributes:
@@ -136,7 +145,7 @@ class Track(Options):
     items: int
 
 
-class Filter(Options):
+class Filter(Body):
     """Which items count: every given condition must hold, None asks nothing. A closed set, no expressions.
 
     `start` and `end` are inclusive; items of unknown time meet neither.

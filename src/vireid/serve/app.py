@@ -22,7 +22,7 @@ from vireid.errors import BusyError, InputError
 from vireid.gallery import Gallery, Reranker
 from vireid.serve import routes_admin, routes_items, routes_page, routes_search
 from vireid.serve.errors import status_and_sentence
-from vireid.serve.guard import Guard, error_answer
+from vireid.serve.guard import Guard, error_answer, is_static
 from vireid.serve.limits import Limits
 from vireid.serve.service import Service
 
@@ -39,7 +39,7 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
-"""On every answer: nothing is loaded from elsewhere, framed, guessed or kept."""
+"""On every answer: nothing is loaded from elsewhere, framed, guessed or kept, except for the page's files."""
 
 DESCRIPTION = """Search galleries of person crops across day and night.
 
@@ -111,6 +111,8 @@ class Watch:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
+                if is_static(scope["path"]):  # nothing secret: the browser may keep it, and asks whether it still holds
+                    headers.setdefault("cache-control", "no-cache")
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)

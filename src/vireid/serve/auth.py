@@ -17,6 +17,8 @@ from vireid.gallery import Gallery, Key, Role, Use
 
 COOKIE = "vireid_session"
 _MAX_SESSIONS = 1000
+_SESSIONS_PER_KEY = 20
+"""Signing in again and again ends one's own sessions, not those of others."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,14 @@ class Sessions:
         self._sessions: OrderedDict[bytes, Session] = OrderedDict()
 
     def open(self, secret: str) -> str:
-        """Begin a session and return its token."""
-        token = secrets.token_urlsafe(32)
-        self._sessions[_digest(token)] = Session(secret, time.monotonic() + self._seconds)
+        """Begin a session and return its token; those that have expired, and their secrets, are forgotten."""
+        now, token = time.monotonic(), secrets.token_urlsafe(32)
+        while self._sessions and next(iter(self._sessions.values())).expires < now:
+            self._sessions.popitem(last=False)
+        self._sessions[_digest(token)] = Session(secret, now + self._seconds)
+        same = [digest for digest, session in self._sessions.items() if session.secret == secret]
+        if len(same) > _SESSIONS_PER_KEY:
+            del self._sessions[same[0]]
         if len(self._sessions) > _MAX_SESSIONS:
             self._sessions.popitem(last=False)
         return token

@@ -20,7 +20,9 @@ Vector = NDArray[np.float32]
 
 
 class Embeds(Protocol):
-    """What a batcher needs of an embedder."""
+    """What the service needs of an embedder."""
+
+    image_size: tuple[int, int]
 
     def embed(self, images: Sequence[Image.Image], modality: Modality, batch_size: int) -> Vector:
         """Return (N, D) unit vectors of N pictures of one modality."""

@@ -88,10 +88,10 @@ def status_and_sentence(error: Exception) -> tuple[int, str]:
 
 
 def validation_sentence(errors: Sequence[Any]) -> str:
-    """Return what is wrong with a request, naming the fields, never repeating what was sent."""
+    """Return what is wrong with a request, naming the fields, never repeating a value that was sent."""
     parts = []
     for error in errors[:3]:
-        place = ".".join(str(step) for step in error["loc"] if step not in ("body", "query", "path"))
+        place = ".".join(map(str, error["loc"][1:]))  # the first step says where: body, query or path
         message = _MENDED.get(error["type"], str(error["msg"]).removeprefix("Value error, "))
         parts.append(f"{place}: {message}" if place else message)
     more = f" (and {len(errors) - 3} more)" if len(errors) > 3 else ""

@@ -63,7 +63,8 @@ class Guard:
 
     async def _serve_anyone(self, scope: Scope, receive: Receive, send: Send) -> None:
         bounded = _bounded(scope, receive, OPEN_BYTES, self.service.limits.body_seconds)
-        if scope["path"] == "/healthz":  # whatever strangers do, the service is seen to be alive
+        if scope["path"] == "/healthz" or is_static(scope["path"]):
+            # whatever strangers do, the service is seen to be alive, and those who have signed in see their page
             await self.app(scope, bounded, send)
             return
         with self.service.strangers.admit(client_address(scope)):
@@ -90,6 +91,11 @@ def is_open(path: str) -> bool:
     return any(path == name or (name.endswith("/") and path.startswith(name)) for name in OPEN)
 
 
+def is_static(path: str) -> bool:
+    """Whether a path is one of the page's files."""
+    return path.startswith("/static/")
+
+
 def client_address(scope: Scope) -> str:
     """Return the client's address as the server sees it."""
     client = scope.get("client")
@@ -112,7 +118,7 @@ def _unknown(scope: Scope) -> Response:
         return JSONResponse({"detail": sentence}, 401, {"www-authenticate": "Bearer"})
     if scope["method"] == "GET":
         return RedirectResponse("/login", 303)
-    return Response("your session has ended: sign in again", 401, media_type="text/plain")
+    return error_answer(scope, 401, "your session has ended: sign in again")
 
 
 def _charset(scope: Scope) -> bytes:

@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from fastapi import UploadFile
-from pydantic import Base64Bytes, ConfigDict, Field, Json, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    Base64Bytes,
+    ConfigDict,
+    Field,
+    Json,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
 
 from vireid.gallery import Camera, Confirmation, Filter, GalleryStats, Item, NewItem, Role, Settings, Track
 from vireid.gallery.types import Days, ModalityName, Name, Text
-from vireid.options import Options
+from vireid.options import Body, Options
 
 Reason = Annotated[str, StringConstraints(min_length=1, max_length=2000, pattern=r"^[^\x00]*\S[^\x00]*$")]
 """A purpose or a case reference: not blank."""
 
 Reranking = Literal["k-reciprocal", "parts", "nformer"]
 
-Vector = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=1, max_length=32768)]
+_FINGERPRINT = r"^(item:[^\x00-\x1f\x7f]{1,200}|sha256:[0-9a-f]{64})$"
+
+
+def _fingerprint(query: str) -> str:
+    if not re.fullmatch(_FINGERPRINT, query):
+        raise ValueError("is no `query` of a search result: send the one of the search that found the track")
+    return query
+
+
+Fingerprint = Annotated[str, AfterValidator(_fingerprint), WithJsonSchema({"type": "string", "pattern": _FINGERPRINT})]
+"""What a search asked with, as `SearchResult.query` says."""
+
+Vector = Annotated[
+    list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=1, max_length=32768, fail_fast=True)
+]
 
 M = TypeVar("M", bound=Options)
 
@@ -45,7 +69,7 @@ def with_exactly_one(model: M, *names: str) -> M:
     return model
 
 
-class Why(Options):
+class Why(Body):
     """Purpose and case reference, which every use of a gallery needs."""
 
     purpose: Reason = _PURPOSE
@@ -85,7 +109,7 @@ class PictureSearchForm(SearchOptions):
     )
 
 
-class PictureItemForm(Options):
+class PictureItemForm(Body):
     """A picture to embed and store, as a multipart form."""
 
     image: UploadFile = Field(description="JPEG, PNG or WebP: one person, cut out.")
@@ -94,7 +118,7 @@ class PictureItemForm(Options):
     )
 
 
-class NewVector(Options):
+class NewVector(Body):
     """An item with its embedding."""
 
     item: NewItem
@@ -102,10 +126,10 @@ class NewVector(Options):
     crop: Base64Bytes | None = Field(None, description="Its picture: a JPEG, PNG or WebP file in base64.")
 
 
-class AddRequest(Options):
+class AddRequest(Body):
     """A batch of items that becomes durable as a whole, or not at all."""
 
-    items: Annotated[list[NewVector], Field(min_length=1, max_length=1000)]
+    items: Annotated[list[NewVector], Field(min_length=1, max_length=1000, fail_fast=True)]
 
 
 class Added(Options):
@@ -195,7 +219,7 @@ class EraseRequest(Why):
         return with_exactly_one(self, "person", "track", "camera")
 
 
-class CameraEntry(Options):
+class CameraEntry(Body):
     """What the register says about a camera."""
 
     place: Text = Field("", examples=["Main gate, facing the street"])
@@ -208,7 +232,7 @@ class CameraEntry(Options):
         return Camera(id=camera_id, **self.model_dump())
 
 
-class KeyRequest(Options):
+class KeyRequest(Body):
     """For whom to make a key."""
 
     user: Name
@@ -227,7 +251,7 @@ class NewKey(Options):
 class ProposeRequest(Why):
     """Put a candidate forward for verification by two people."""
 
-    query: Text = Field(description="`query` of the search result.")
+    query: Fingerprint = Field(description="`query` of the search result.")
     track: Name
 
 

@@ -22,6 +22,7 @@ plain = APIRouter()
 _LINES: Responses = {200: {"content": {"application/x-ndjson": {}}, "description": "One entry a line"}}
 
 
+@plain.head("/healthz", include_in_schema=False)
 @plain.get("/healthz", tags=["monitoring"])
 async def health() -> Health:
     """Tell that the service answers. Needs no key."""
@@ -95,7 +96,7 @@ async def create_key(request: KeyRequest, caller: Admin, service: Shared) -> New
 
 
 @router.delete("/keys/{id}", tags=["keys"], responses=error_responses(404))
-async def revoke_key(id: str, caller: Admin, service: Shared) -> Key:
+async def revoke_key(id: Name, caller: Admin, service: Shared) -> Key:
     """End a key, at once and for good."""
     return await service.run(found, caller.gallery.keys.revoke, id, use=caller.use())
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import mimetypes
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from fastapi import APIRouter, Form, HTTPException, Query
+from fastapi import APIRouter, Form, HTTPException
 from starlette.responses import Response
 
 from vireid.errors import InputError
 from vireid.gallery import Confirmation, Receipt, State, contact_sheet, export_subject
-from vireid.gallery.types import Name
+from vireid.gallery.types import Name, Text
 from vireid.serve.auth import BEARER, Admin, Caller, Operator, Viewer
 from vireid.serve.errors import Responses, error_responses, found
 from vireid.serve.models import (
@@ -30,7 +31,7 @@ from vireid.serve.models import (
     Why,
 )
 from vireid.serve.service import Shared
-from vireid.serve.uploads import encode_crop, encode_crops
+from vireid.serve.uploads import encode_crops
 
 router = APIRouter(prefix="/v1", dependencies=[BEARER])
 _ZIP: Responses = {200: {"content": {"application/zip": {}}, "description": "manifest.json and the crops"}}
@@ -59,9 +60,7 @@ async def add_picture(
     form: Annotated[PictureItemForm, Form(media_type="multipart/form-data")], caller: Operator, service: Shared
 ) -> Added:
     """Embed a picture of one person and store it, without its metadata."""
-    picture = await service.picture(await form.image.read())
-    vector = await service.embed(caller, picture, form.item.modality)
-    crop = await service.run(encode_crop, picture)
+    vector, crop = await service.embedded_crop(caller, await form.image.read(), form.item.modality)
     await service.run(caller.gallery.add, [form.item], vector[None], [crop], use=caller.use())
     return Added(ids=(form.item.id,))
 
@@ -70,7 +69,7 @@ async def add_picture(
 async def confirmations(
     caller: Viewer,
     service: Shared,
-    case: Annotated[str | None, Query(max_length=2000)] = None,
+    case: Text | None = None,
     track: Name | None = None,
     state: State | None = None,
 ) -> Confirmations:
@@ -88,7 +87,7 @@ async def propose(request: ProposeRequest, caller: Operator, service: Shared) ->
 
 @router.post("/confirmations/{id}/{decision}", tags=["verification"], responses=error_responses(404, 413))
 async def decide(
-    id: str, decision: Literal["confirm", "reject"], why: Why, caller: Operator, service: Shared
+    id: Name, decision: Literal["confirm", "reject"], why: Why, caller: Operator, service: Shared
 ) -> Confirmation:
     """Confirm a candidate, which takes two distinct users, or reject it; both are final."""
     register = caller.gallery.confirmations
@@ -117,20 +116,20 @@ async def retain(why: Why, caller: Admin, service: Shared) -> Receipt:
     return await service.remove(caller, caller.gallery.retain, caller.use(why.purpose, why.case))
 
 
-@router.post("/export", tags=["export"], response_class=Response, responses=error_responses(413) | _ZIP)
+@router.post("/export", tags=["export"], response_class=Response, responses=error_responses(404, 413) | _ZIP)
 async def export(request: ExportRequest, caller: Operator, service: Shared) -> Response:
     """Export all that is stored about a person or a track, as a zip file.
 
     It says "candidate" of everything that two people have not confirmed in this case.
     """
     use = caller.use(request.purpose, request.case)
-    subject = {"person": request.person, "track": request.track}
-    archive = await service.run(written, "export.zip", lambda out: export_subject(caller.gallery, out, use, **subject))
+    write = partial(export_subject, caller.gallery, use=use, person=request.person, track=request.track)
+    archive = await service.run(found, written, "export.zip", write)
     return attachment(archive, "export.zip")
 
 
 @router.get("/searches/{id}/sheet", tags=["export"], response_class=Response, responses=error_responses(404) | _SHEET)
-async def sheet(id: str, caller: Operator, service: Shared, format: Literal["html", "png"] = "html") -> Response:
+async def sheet(id: Name, caller: Operator, service: Shared, format: Literal["html", "png"] = "html") -> Response:
     """Return a contact sheet of a recent search."""
     name = f"candidates.{format}"
     return attachment(await contact_sheet_of(caller, service, id, name), name)

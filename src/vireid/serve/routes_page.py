@@ -9,8 +9,9 @@ from fastapi import APIRouter, Depends, Form, HTTPException, Query, Request
 from starlette.responses import RedirectResponse, Response
 
 from vireid.errors import InputError
-from vireid.gallery import Candidate, Confirmation, Item, Role
+from vireid.gallery import Candidate, Confirmation, Item, Role, State
 from vireid.gallery import Query as GalleryQuery
+from vireid.gallery.types import Name, Text
 from vireid.serve.auth import COOKIE, Caller, Operator, Session, Viewer
 from vireid.serve.errors import found
 from vireid.serve.guard import client_address
@@ -42,7 +43,8 @@ def same_site(request: Request) -> None:
 
 
 Signed = Annotated[Session, Depends(current_session)]
-Line = Annotated[str, Form(max_length=2000)]
+Line = Annotated[Text, Form()]
+Secret = Annotated[str, Form(max_length=200, pattern=r"^[^\x00]*$")]
 
 
 @router.get("/login")
@@ -52,7 +54,7 @@ async def login_page() -> Response:
 
 
 @router.post("/login", dependencies=[Depends(same_site)])
-async def login(request: Request, service: Shared, key: Annotated[str, Form(max_length=200)] = "") -> Response:
+async def login(request: Request, service: Shared, key: Secret = "") -> Response:
     """Begin a session with an API key."""
     caller = await service.verify_from(client_address(request.scope), key.strip()) if key.strip() else None
     if caller is None:
@@ -136,8 +138,11 @@ def _looks(caller: Caller, case: str, query: str, candidates: Sequence[Candidate
 
 
 def _strip(caller: Caller, track: str) -> list[Item]:
-    """Return up to `_STRIP` pictures of a track, evenly spread over the passage."""
-    items = [item for item in caller.gallery.track_items(track) if item.has_crop]
+    """Return up to `_STRIP` pictures of a track, evenly spread over the passage; none when it has been erased."""
+    try:
+        items = [item for item in caller.gallery.track_items(track) if item.has_crop]
+    except InputError:
+        return []
     return items[:: max(1, -(-len(items) // _STRIP))]
 
 
@@ -164,7 +169,7 @@ async def pictures(
 
 
 @router.get("/crop")
-async def crop(id: str, caller: Viewer, service: Shared) -> Response:
+async def crop(id: Name, caller: Viewer, service: Shared) -> Response:
     """Return a stored picture."""
     return await image(id, caller, service)
 
@@ -175,14 +180,20 @@ async def verification(
     caller: Viewer,
     session: Signed,
     service: Shared,
-    case: str = "",
+    case: Text = "",
     skip: Annotated[int, Query(ge=0)] = 0,
 ) -> Response:
-    """Show a page of the candidates under verification, of one case or of all, newest first."""
-    entries = (await service.run(caller.gallery.confirmations.list, case or None))[::-1][skip:]
+    """Show a page of a case's candidates, or of those of all cases that wait, newest first."""
+    entries = (await service.run(_under_verification, caller, case))[::-1][skip:]
     rows = await service.run(lambda: [row for entry in entries[:_PAGE] for row in _rows(caller, entry)])
     more = request.url.include_query_params(skip=skip + _PAGE).query if len(entries) > _PAGE else ""
     return html("verification.html", **_common(caller, session), rows=rows, case=case, more=more)
+
+
+def _under_verification(caller: Caller, case: str) -> list[Confirmation]:
+    """Return the candidates of a case, decided ones too; without a case those of all that wait for a decision."""
+    entries = caller.gallery.confirmations.list(case or None)
+    return entries if case else [entry for entry in entries if entry.state in (State.CANDIDATE, State.CONFIRMED_ONCE)]
 
 
 def _rows(caller: Caller, entry: Confirmation) -> list[dict[str, Any]]:
@@ -217,7 +228,7 @@ def _decide(caller: Caller, form: DecisionForm) -> Confirmation:
 
 
 @router.get("/sheet/{id}")
-async def sheet(id: str, caller: Operator, service: Shared) -> Response:
+async def sheet(id: Name, caller: Operator, service: Shared) -> Response:
     """Return the contact sheet of a recent search."""
     return attachment(await contact_sheet_of(caller, service, id, "candidates.html"), "candidates.html")
 

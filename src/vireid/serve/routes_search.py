@@ -73,13 +73,13 @@ async def items(where: Where, caller: Viewer, service: Shared, limit: Limit = 10
 
 
 @router.get("/items/{id:path}", tags=["items"], responses=error_responses(404))
-async def item(id: str, caller: Viewer, service: Shared) -> Item:
+async def item(id: Name, caller: Viewer, service: Shared) -> Item:
     """Return one item."""
     return await service.run(found, caller.gallery.item, id)
 
 
 @router.get("/images/{id:path}", tags=["items"], response_class=Response, responses=error_responses(404) | _JPEG)
-async def image(id: str, caller: Viewer, service: Shared) -> Response:
+async def image(id: Name, caller: Viewer, service: Shared) -> Response:
     """Return an item's picture."""
     jpeg = await service.run(found, caller.gallery.crop, id)
     if jpeg is None:
@@ -97,7 +97,7 @@ async def tracks(
 
 
 @router.get("/tracks/{id:path}", tags=["items"], responses=error_responses(404))
-async def track(id: str, caller: Viewer, service: Shared) -> TrackItems:
+async def track(id: Name, caller: Viewer, service: Shared) -> TrackItems:
     """Return a track and its items."""
     found_track: Track = await service.run(found, caller.gallery.track, id)
     return TrackItems(track=found_track, items=tuple(await service.run(caller.gallery.track_items, id)))

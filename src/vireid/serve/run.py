@@ -56,7 +56,8 @@ def serve(
         refiners = {} if refine is None else {g.settings.id: NFormerReranker.open(refine, g) for g in galleries}
         if not is_loopback(host):
             out.print(f"[yellow]warning:[/yellow] {host} is reached from outside, {_PLAIN}")
-        out.print(f"http://{host}:{port}  (Ctrl-C ends)")
+        name = escape(f"[{host}]") if ":" in host else host
+        out.print(f"http://{name}:{port}  (Ctrl-C ends)")
         uvicorn.run(
             create_app(galleries, limits, refiners),
             host=host,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,10 +15,12 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
 from PIL import Image
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError
 
+from vireid.data.images import pixels_of
 from vireid.errors import InputError
 from vireid.gallery import RERANKERS, Gallery, Query, Receipt, Reranker, SearchResult, image_fingerprint
+from vireid.gallery.keys import Claim
 from vireid.records import Modality
 from vireid.serve.auth import Caller, Sessions
 from vireid.serve.batching import EmbeddingBatcher, Embeds, Vector
@@ -25,7 +28,7 @@ from vireid.serve.errors import found
 from vireid.serve.limits import Buckets, Limits, Load, Refusal
 from vireid.serve.metrics import Metrics
 from vireid.serve.models import SearchOptions, Why
-from vireid.serve.uploads import read_picture
+from vireid.serve.uploads import encode_crop, read_picture
 
 log = logging.getLogger("vireid.serve")
 
@@ -62,6 +65,7 @@ class Service:
         self._failures = Buckets(limits.failures / 60, limits.failures)
         self._slots = CapacityLimiter(limits.searches)
         self._hashing = CapacityLimiter(1)
+        self._loading = threading.Lock()
         self._failing: dict[str, DBAPIError] = {}
         self._next_count = 0.0
         self._batchers = {id(gallery): self._batcher(gallery) for gallery in self.galleries}
@@ -69,19 +73,17 @@ class Service:
 
     def _batcher(self, gallery: Gallery) -> EmbeddingBatcher:
         observe = self.metrics.batch.observe
+        return EmbeddingBatcher(partial(self._embedder, gallery), self.limits.batch, self.limits.batch_wait, observe)
 
-        def load() -> Embeds:
-            try:
+    def _embedder(self, gallery: Gallery) -> Embeds:
+        try:
+            with self._loading:
                 return gallery.embedder()
-            except InputError as error:  # names files of the server, which are not the client's business
-                if not gallery.settings.bundle:
-                    sentence = (
-                        "this gallery has no bundle to embed pictures by: send an embedding, or pick a stored item"
-                    )
-                    raise InputError(sentence) from None
-                raise RuntimeError("the gallery's bundle cannot be loaded") from error
-
-        return EmbeddingBatcher(load, self.limits.batch, self.limits.batch_wait, observe)
+        except InputError as error:  # names files of the server, which are not the client's business
+            if not gallery.settings.bundle:
+                sentence = "this gallery has no bundle to embed pictures by: send an embedding, or pick a stored item"
+                raise InputError(sentence) from None
+            raise RuntimeError("the gallery's bundle cannot be loaded") from error
 
     async def run(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """Call a blocking function in one of the service's few threads, waiting for a free one."""
@@ -99,7 +101,8 @@ class Service:
 
     async def verify(self, secret: str) -> Caller | None:
         """Return whom a key belongs to."""
-        return await to_thread.run_sync(self._find_caller, secret, limiter=self._hashing)
+        claimed = await to_thread.run_sync(self._claimed, secret)
+        return None if claimed is None else await self._proven(secret, *claimed)
 
     async def verify_from(self, address: str, secret: str) -> Caller | None:
         """Return whom a key belongs to, counting wrong ones, also those that are sent at the same time.
@@ -111,24 +114,32 @@ class Service:
         Raises:
             Refusal: 429 after too many wrong keys from this address.
         """
+        self._refuse_guessing(address)
+        claimed = await to_thread.run_sync(self._claimed, secret)
         async with self._hashing:
-            if self._failures.tokens(address) < 1:
-                raise Refusal(429, "failures", "too many wrong keys from this address: wait a minute", 60)
-            caller = await to_thread.run_sync(self._find_caller, secret)
+            self._refuse_guessing(address)
+            caller = None if claimed is None else await self._proven(secret, *claimed)
             if caller is None:
                 self._failures.take(address)
         return caller
 
-    def _find_caller(self, secret: str) -> Caller | None:
-        """Return whom a secret belongs to: the key of one gallery that has not been revoked."""
-        for gallery in self.galleries:
+    def _refuse_guessing(self, address: str) -> None:
+        if self._failures.tokens(address) < 1:
+            raise Refusal(429, "failures", "too many wrong keys from this address: wait a minute", 60)
+
+    def _claimed(self, secret: str) -> tuple[Gallery, Claim] | None:
+        """Return the gallery with a key that a secret names; galleries that fail, which may take long, come last."""
+        for gallery in sorted(self.galleries, key=lambda gallery: gallery.settings.id in self._failing):
             with self._apart(gallery):
-                key = gallery.keys.verify(secret)
-                if key is not None:
-                    return Caller(gallery, key)
-        for failure in self._failing.values():
+                claim = gallery.keys.claim(secret)
+                if claim is not None:
+                    return gallery, claim
+        for failure in tuple(self._failing.values()):
             raise RuntimeError("a key is unknown to the galleries that can be read, but not all can") from failure
         return None
+
+    async def _proven(self, secret: str, gallery: Gallery, claim: Claim) -> Caller | None:
+        return Caller(gallery, claim.key) if await to_thread.run_sync(gallery.keys.proves, secret, claim) else None
 
     @contextmanager
     def _apart(self, gallery: Gallery) -> Iterator[None]:
@@ -140,6 +151,8 @@ class Service:
         failure: DBAPIError | None = None
         try:
             yield
+        except DataError:  # this request's fault, not the gallery's
+            raise
         except DBAPIError as error:
             failure = error
             with suppress(InputError):  # a database that cannot be reached
@@ -149,17 +162,29 @@ class Service:
         elif self._failing.setdefault(name, failure) is failure:
             log.error("gallery %s cannot be read, others are served on", name, exc_info=failure)
 
-    async def picture(self, data: bytes) -> Image.Image:
-        """Decode an upload, see `read_picture`."""
-        return await self.run(read_picture, data, self.limits.pixels)
-
     async def embed(self, caller: Caller, picture: Image.Image, modality: Modality) -> Vector:
         """Return the (D,) embedding of a picture, sharing a forward pass with others that wait."""
         return await asyncio.wrap_future(self._batchers[id(caller.gallery)].submit(picture, modality))
 
+    async def embedded_crop(self, caller: Caller, data: bytes, modality: Modality) -> tuple[Vector, bytes]:
+        """Return the (D,) embedding of an upload, and the upload as galleries store crops."""
+        picture, crop = await self.run(self._read_with_crop, caller, data, modality)
+        return await self.embed(caller, picture, modality), crop
+
+    def _read(self, caller: Caller, data: bytes, modality: Modality) -> Image.Image:
+        """Decode an upload and shrink it to what the bundle sees of it: whole, it would wait for its turn whole."""
+        return self._shrunk(caller, read_picture(data, self.limits.pixels), modality)
+
+    def _read_with_crop(self, caller: Caller, data: bytes, modality: Modality) -> tuple[Image.Image, bytes]:
+        picture = read_picture(data, self.limits.pixels)
+        return self._shrunk(caller, picture, modality), encode_crop(picture)
+
+    def _shrunk(self, caller: Caller, picture: Image.Image, modality: Modality) -> Image.Image:
+        return Image.fromarray(pixels_of(picture, self._embedder(caller.gallery).image_size, modality))
+
     async def picture_query(self, caller: Caller, data: bytes, modality: Modality) -> Query:
         """Return the query that an uploaded picture makes; the picture is kept nowhere."""
-        picture = await self.picture(data)
+        picture = await self.run(self._read, caller, data, modality)
         vector = await self.embed(caller, picture, modality)
         return Query.from_vector(vector, modality, image_fingerprint(data), picture)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from io import BytesIO
 
-import numpy as np
 from PIL import Image
 
 from vireid.data.images import upright
@@ -67,7 +66,8 @@ def read_picture(data: bytes, max_pixels: int) -> Image.Image:
         raise TooLarge(f"the picture has too many pixels: shrink it below {max_pixels:,}") from None
     except Exception as error:  # decoders answer hostile bytes with exceptions of every kind
         raise UnreadablePicture("the picture is damaged and cannot be decoded: send another copy") from error
-    return Image.fromarray(np.asarray(picture))
+    picture.info.clear()
+    return picture
 
 
 def encode_crops(files: Iterable[bytes | None], max_pixels: int) -> list[bytes | None]:
@@ -98,9 +98,8 @@ def encode_crops(files: Iterable[bytes | None], max_pixels: int) -> list[bytes |
 
 
 def encode_crop(picture: Image.Image) -> bytes:
-    """Return a picture as a JPEG file without metadata, at most 1024 pixels a side, as galleries store crops."""
-    small = picture.copy()
-    small.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    """Return a picture as a JPEG file without metadata, as galleries store crops; shrinks it to 1024 pixels a side."""
+    picture.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
     stream = BytesIO()
-    small.save(stream, "JPEG", quality=_QUALITY)
+    picture.save(stream, "JPEG", quality=_QUALITY)
     return stream.getvalue()

@@ -9,17 +9,20 @@ from fastapi import UploadFile
 from pydantic import BeforeValidator, Field
 
 from vireid.gallery import Filter
-from vireid.gallery.types import Instant, ModalityName, Name, Names, Text
-from vireid.options import Options
+from vireid.gallery.types import Instant, ModalityName, Name, Names
+from vireid.options import Body
 from vireid.records import Modality
-from vireid.serve.models import ItemCursor, Reason, Reranking, SearchOptions
+from vireid.serve.models import Fingerprint, ItemCursor, Reason, Reranking, SearchOptions
 
 
 def _utc(value: object) -> object:
     """Read what a date field sends: nothing, or a time, in UTC where it names no zone."""
     if not isinstance(value, str):
         return value
-    time = datetime.fromisoformat(value) if value else None
+    try:
+        time = datetime.fromisoformat(value) if value else None
+    except ValueError:
+        raise ValueError("write a time such as 2026-05-03T21:00") from None
     return time.replace(tzinfo=UTC) if time is not None and time.tzinfo is None else time
 
 
@@ -32,7 +35,7 @@ Sensor = Annotated[ModalityName | None, BeforeValidator(_nothing)]
 Known = Annotated[Name | None, BeforeValidator(_nothing)]
 
 
-class FilterForm(Options):
+class FilterForm(Body):
     """The filter fields that the search form and the list of pictures share."""
 
     cameras: Names | None = None
@@ -82,12 +85,12 @@ class SearchForm(FilterForm):
         )
 
 
-class DecisionForm(Options):
+class DecisionForm(Body):
     """One person's decision about a candidate."""
 
     csrf: str = ""
     place: Annotated[str, Field(pattern=r"^state-\d{1,6}$")] = "state-1"
-    query: Text
+    query: Fingerprint
     track: Name
     purpose: Reason
     case: Reason

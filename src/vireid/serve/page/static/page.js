@@ -32,6 +32,7 @@ document.addEventListener("submit", async (event) => {
   if (well || form === search) place.innerHTML = text;
   else form.insertAdjacentHTML("beforebegin", text); // it can be decided again
   if (form === search) show(place);
+  else if (well) stay(place);
 });
 
 function choose(button) {
@@ -42,6 +43,11 @@ function choose(button) {
     byId("preview").replaceChildren(picture ? picture.cloneNode() : "");
   }
   if (button?.dataset.tick) byId(button.dataset.tick).checked = true;
+}
+
+function stay(place) {
+  place.tabIndex = -1; // the button that had the focus has been replaced
+  place.focus({ preventScroll: true });
 }
 
 function show(results) {
