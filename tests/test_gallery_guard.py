@@ -309,6 +309,24 @@ def test_erasing_a_person_leaves_no_byte_of_it(gallery, query):
     assert gallery.confirmations.list() == asked[1:]
 
 
+def test_erased_labels_leave_no_copy_in_pages_that_were_split(tmp_path):
+    """Labels that come in another order than the items make pages overflow; the halves keep copies of each other."""
+    rng, count = np.random.default_rng(2), 1200
+    order = rng.permutation(count)
+    items = [NewItem(id=f"item {code:06d}", camera="c", modality=0) for code in order]
+    with Gallery.create(tmp_path / "g", dim=4) as gallery:
+        gallery.add(items, np.tile(np.eye(1, 4), (count, 1)))
+        for some in np.split(order, 12):
+            labelled = [items[i].model_copy(update={"person": f"person {i % 60:02d}"}) for i in some]
+            gallery.add(labelled, np.tile(np.eye(1, 4), (len(some), 1)))
+        left = []
+        for number in range(10):
+            gallery.erase(USE, person=f"person {number:02d}")
+            needles = [f"person {number:02d}", *(item.id for item in items[number::60])]
+            left.append(on_disk(gallery, *(needle.encode() for needle in needles)))
+    assert not np.any(left)
+
+
 def test_replacing_an_item_overwrites_it(gallery):
     items, vectors, crops = make_people()
     gallery.add([items[0].model_copy(update={"person": None})], vectors[1:2], [None])

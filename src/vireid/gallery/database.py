@@ -148,13 +148,16 @@ class Database:
             raise self._explained(error) from error
 
     def purge(self, tables: Iterable[str] = tuple(Base.metadata.tables)) -> bool:
-        """Remove what deleted rows left behind in the files; False when another process stood in the way."""
+        """Remove what deleted rows left behind in the files; False when another process stood in the way.
+
+        SQLite overwrites deleted rows, but not the copies that a page keeps in its free space when rows have moved to
+        another page. Indexes, which hold ids and labels in random order, are built anew; for tables see `vacuum`.
+        """
         if not self.is_sqlite:
             for table in tables:
                 self._outside(f"VACUUM FULL {table}")
             return True
-        busy, *_ = self._outside("PRAGMA wal_checkpoint(TRUNCATE)")
-        return not busy
+        return self._emptied("REINDEX")
 
     def vacuum(self) -> None:
         """Give the space of deleted rows back to the file system; SQLite's copy on the way lies in the same folder."""
@@ -162,7 +165,14 @@ class Database:
             folder = str(Path(str(self.url.database)).parent.resolve()).replace("'", "''")
             place = "PRAGMA temp_store_directory = '{}'".format  # of the whole process; $SQLITE_TMPDIR is read but once
             self._outside(place(folder), "PRAGMA temp_store = FILE", "VACUUM", "PRAGMA temp_store = MEMORY", place(""))
-        self.purge()
+            self._emptied()
+        else:
+            self.purge()
+
+    def _emptied(self, *statements: str) -> bool:
+        """Run statements and empty SQLite's write-ahead log; return whether that was possible."""
+        busy, *_ = self._outside(*statements, "PRAGMA wal_checkpoint(TRUNCATE)")
+        return not busy
 
     def _explained(self, error: OperationalError) -> Exception:
         reason = _reason(error)

@@ -1,7 +1,7 @@
 """Deletions that are real, and their receipts.
 
-SQLite overwrites deleted rows (`secure_delete`), after which the write-ahead log, which still holds their old pages,
-is checkpointed and cut to nothing; PostgreSQL rewrites its tables (`VACUUM FULL`).
+SQLite overwrites deleted rows (`secure_delete`) and builds its indexes anew, after which the write-ahead log, which
+still holds their old pages, is checkpointed and cut to nothing; PostgreSQL rewrites its tables (`VACUUM FULL`).
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ BATCH = 1000
 
 _HELD = "another process held the files: run `vireid gallery maintain` when it has ended"
 _ELSEWHERE = {
-    "sqlite": "backups and file-system snapshots are not reached, nor blocks that the file system has freed, "
-    "until they are overwritten or trimmed: keep the gallery on an encrypted volume",
+    "sqlite": "where stored items had been replaced or deleted before, pages of the tables may keep pieces until "
+    "`vireid gallery maintain`; backups and file-system snapshots are not reached, nor blocks that the file system has "
+    "freed, until they are overwritten or trimmed: keep the gallery on an encrypted volume",
     "postgresql": "backups, replicas' archives and PostgreSQL's own write-ahead log are not reached",
 }
 
