@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 
 from gallery_oracle import ReferenceEngine
 from gallery_people import DIM, NOON, USE, make_jpeg, make_people
-from vireid.errors import InputError
+from vireid.errors import BusyError, InputError, StorageError
 from vireid.gallery import Filter, Gallery, NewItem, Query, State, Use
 from vireid.gallery.database import HEAD
 from vireid.gallery.schema import Base
@@ -451,6 +451,34 @@ def test_records_that_cannot_be_written_are_said_without_what_was_to_be_written(
     with pytest.raises(IntegrityError) as error, gallery.audit._database.write() as session:
         session.execute(text("INSERT INTO audit VALUES (1, :secret, 'b', 'c')"), {"secret": "person 0"})
     assert "person 0" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "holder", "error", "sentence"),
+    [
+        (Gallery.stats, None, StorageError, r"records.sqlite3 is damaged \(.*malformed\): check the disk"),
+        (Gallery.maintain, "BEGIN IMMEDIATE", BusyError, "another process has been writing"),
+        (lambda g: g.add(*make_people(60)), "PRAGMA max_page_count = 1", BusyError, "the disk of the gallery is full"),
+    ],
+)
+def test_what_stands_in_the_way_of_the_files_is_said(tmp_path, monkeypatch, call, holder, error, sentence):
+    monkeypatch.setattr("vireid.gallery.database._PATIENCE", 0.1)
+    with Gallery.create(tmp_path / "g", dim=DIM) as gallery:
+        gallery.add(*make_people())
+        file = tmp_path / "g" / "records.sqlite3"
+        other = sqlite3.connect(file, isolation_level=None)
+        if holder is None:
+            gallery.database.purge()
+            pages = file.read_bytes()
+            file.write_bytes(pages[: len(pages) // 8] + b"\xff" * (len(pages) * 7 // 8))
+        elif holder.startswith("BEGIN"):
+            other.execute(holder)
+        else:
+            event.listen(gallery.database.engine, "checkout", lambda raw, *_: raw.execute(holder))
+        with pytest.raises(error, match=sentence):
+            call(gallery)
+        assert other.execute("PRAGMA temp_store_directory").fetchall() == []
+        other.close()
 
 
 def test_what_is_made_is_for_its_owner_alone_even_the_copy_that_maintain_makes(tmp_path):

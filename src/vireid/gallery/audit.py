@@ -111,8 +111,9 @@ class AuditLog:
         Raises:
             InputError: when the log does not hold it, as one of another name or one cut short.
         """
-        with records.read() as kept, self._database.read() as log:
+        with records.read() as kept:
             head = kept.scalars(select(SettingRow.value).where(SettingRow.name == _HEAD)).first()
+        with self._database.read() as log:
             last = log.execute(_LAST).first()
             first = log.scalar(select(func.min(AuditRow.seq)))
             held = head is None or log.scalar(select(AuditRow.hash).where(AuditRow.seq == head["seq"])) == head["hash"]

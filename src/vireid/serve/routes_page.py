@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Form, HTTPException, Query, Request
 from starlette.responses import RedirectResponse, Response
 
-from vireid.errors import InputError
+from vireid.errors import BusyError, InputError, StorageError
 from vireid.gallery import Candidate, Confirmation, Item, Role
 from vireid.gallery import Query as GalleryQuery
 from vireid.serve.auth import COOKIE, Caller, Operator, Session, Viewer
@@ -189,6 +189,8 @@ def _rows(caller: Caller, entry: Confirmation) -> list[dict[str, Any]]:
     """Return the row of a candidate, none when its track has been erased meanwhile."""
     try:
         track, pictures = caller.gallery.track(entry.track), _strip(caller, entry.track)
+    except (BusyError, StorageError):
+        raise
     except InputError:
         return []
     asked = entry.query.removeprefix("item:") if entry.query.startswith("item:") else None

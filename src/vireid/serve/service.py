@@ -16,7 +16,7 @@ from fastapi import Depends, Request
 from PIL import Image
 from sqlalchemy.exc import DBAPIError
 
-from vireid.errors import InputError
+from vireid.errors import InputError, StorageError
 from vireid.gallery import RERANKERS, Gallery, Query, Receipt, Reranker, SearchResult, image_fingerprint
 from vireid.records import Modality
 from vireid.serve.auth import Caller, Sessions
@@ -62,7 +62,7 @@ class Service:
         self._failures = Buckets(limits.failures / 60, limits.failures)
         self._slots = CapacityLimiter(limits.searches)
         self._hashing = CapacityLimiter(1)
-        self._failing: dict[str, DBAPIError] = {}
+        self._failing: dict[str, Exception] = {}
         self._next_count = 0.0
         self._batchers = {id(gallery): self._batcher(gallery) for gallery in self.galleries}
         self._recent: OrderedDict[tuple[str, str], tuple[SearchResult, Why]] = OrderedDict()
@@ -137,10 +137,10 @@ class Service:
         A gallery that another process has deleted as a whole does not fail, it is left out.
         """
         name = gallery.settings.id
-        failure: DBAPIError | None = None
+        failure: Exception | None = None
         try:
             yield
-        except DBAPIError as error:
+        except (DBAPIError, StorageError) as error:
             failure = error
             with suppress(InputError):  # a database that cannot be reached
                 failure = error if Gallery.exists(gallery.location) else None
