@@ -20,7 +20,7 @@ from vireid.cli.options import (
     writable,
     write_figure,
 )
-from vireid.errors import InputError
+from vireid.errors import BusyError, InputError
 from vireid.files import write_text
 from vireid.options import checked
 from vireid.progress import progress_bar
@@ -259,15 +259,19 @@ def stats(gallery: GalleryOption) -> None:
 
 @gallery_app.command()
 def maintain(gallery: GalleryOption) -> None:
-    """Give the space of deleted items back to the disk.
+    """Give the space of deleted items back to the disk, and remove what they left in the files.
 
     Example: `vireid gallery maintain --gallery station`
     """
     from vireid.gallery import Gallery
 
     with Gallery.open(gallery) as opened:
-        opened.maintain()
+        purged = opened.maintain()
         console.print(f"{opened.stats().bytes_on_disk / 1e6:.1f} MB on disk")
+    if not purged:
+        raise BusyError(
+            "another process held the files, which may still hold what was deleted: maintain it again later"
+        )
 
 
 def calibrate(

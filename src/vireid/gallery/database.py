@@ -166,19 +166,20 @@ class Database:
         except BusyError:
             return False
 
-    def vacuum(self) -> None:
-        """Give the space of deleted rows back to the file system; SQLite's copy on the way lies in the same folder.
+    def vacuum(self) -> bool:
+        """Give the space of deleted rows back to the file system, and purge; False as in `purge`.
+
+        SQLite's copy on the way lies in the same folder.
 
         Raises:
             BusyError, StorageError: as `write`.
         """
         if not self.is_sqlite:
-            self.purge()
-            return
+            return self.purge()
         folder = str(Path(str(self.url.database)).parent.resolve()).replace("'", "''")
         place = "PRAGMA temp_store_directory = '{}'".format  # of the whole process; $SQLITE_TMPDIR is read but once
         try:
-            self._emptied(place(folder), "PRAGMA temp_store = FILE", "VACUUM")
+            return self._emptied(place(folder), "PRAGMA temp_store = FILE", "VACUUM")
         finally:
             self._outside(place(""))
 

@@ -327,12 +327,24 @@ class Gallery(Catalogue):
         condition = expired(now or utc_now(), days, self.cameras.list())
         return self._remove(use, "retain", {"retention_days": days}, condition)
 
-    def maintain(self) -> None:
-        """Give freed space back, forget what was deleted long ago, and compact the engine."""
+    def maintain(self, *, use: Use | None = None) -> bool:
+        """Give freed space back, forget what was deleted long ago, and compact the engine; the audit log says so.
+
+        Args:
+            use: who does it and why; default: whoever is logged in, for the gallery's purpose.
+
+        Returns:
+            whether the files hold nothing of what was deleted any more; False when another process held them.
+
+        Raises:
+            BusyError: when the disk is full, or another process keeps the records locked.
+        """
         engine = self._current_engine()
         db.forget_deletions(self.database)
-        self.database.vacuum()
+        purged = self.database.vacuum()
         engine.maintain()
+        self.audit.append("maintain", use or self._use(), details={"purged": purged})
+        return purged
 
     @cached_property
     def _embedder(self) -> Embedder:

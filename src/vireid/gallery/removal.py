@@ -24,11 +24,10 @@ Action = Literal["delete", "retain", "erase", "destroy"]
 BATCH = 1000
 """Items deleted in one transaction."""
 
-_HELD = "another process held the files: run `vireid gallery maintain` when it has ended"
+_MOVED = "where items had been replaced or deleted before, tables may keep pieces until `vireid gallery maintain`; "
 _ELSEWHERE = {
-    "sqlite": "where stored items had been replaced or deleted before, pages of the tables may keep pieces until "
-    "`vireid gallery maintain`; backups and file-system snapshots are not reached, nor blocks that the file system has "
-    "freed, until they are overwritten or trimmed: keep the gallery on an encrypted volume",
+    "sqlite": "backups and file-system snapshots are not reached, nor blocks that the file system has freed, "
+    "until they are overwritten or trimmed: keep the gallery on an encrypted volume",
     "postgresql": "backups, replicas' archives and PostgreSQL's own write-ahead log are not reached",
 }
 
@@ -64,10 +63,18 @@ def remove(
         tracks=sum(batch.tracks for batch in batches),
         items_sha256=ids_digest(ids),
         purged=purged,
-        remarks=_ELSEWHERE[database.engine.dialect.name] if purged else _HELD,
+        remarks=_remarks(database, action, purged),
     )
     entry = audit.append(action, use, started=started, details={"receipt": receipt.model_dump(mode="json")})
     return receipt.model_copy(update={"entry": entry.hash})
+
+
+def _remarks(database: Database, action: Action, purged: bool) -> str:
+    elsewhere = _ELSEWHERE[database.engine.dialect.name]
+    if not purged:
+        remedy = "" if action == "destroy" else ": run `vireid gallery maintain` later"
+        return f"another process held the files, or their disk was full{remedy}; {elsewhere}"
+    return elsewhere if action == "destroy" or not database.is_sqlite else _MOVED + elsewhere
 
 
 def _remove_batch(database: Database, keys: Sequence[int], conditions: Sequence[ColumnElement[bool]]) -> Removed:
