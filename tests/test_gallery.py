@@ -17,7 +17,7 @@ from gallery_oracle import ReferenceEngine
 from gallery_people import DIM, NOON, USE, make_jpeg, make_people
 from vireid.errors import BusyError, InputError, StorageError
 from vireid.gallery import Filter, Gallery, NewItem, Query, State, Use
-from vireid.gallery.database import HEAD
+from vireid.gallery.database import HEAD, forget_deletions
 from vireid.gallery.schema import Base
 from vireid.gallery.search import DEEPEST, MESSAGES
 
@@ -250,6 +250,23 @@ def test_a_shared_engine_takes_in_what_a_killed_writer_left(gallery, people, loc
     with Gallery.open(location) as third:
         assert (third.refresh(), pushed) == (34, [1, 34])
         third.delete(USE, ids=["new"])
+
+
+def test_maintaining_does_not_make_a_shared_engine_start_anew(gallery, people, location, monkeypatch):
+    server = ReferenceEngine()
+    server.shared = True
+    monkeypatch.setattr("vireid.gallery.gallery.open_engine", lambda *_: server)
+    with Gallery.open(location) as first, Gallery.open(location) as second:
+        assert first.refresh() == second.refresh() == 36
+
+        def meanwhile(database, **named):
+            gallery.erase(USE, track="p0-t0")  # never told to the server
+            forget_deletions(database, **named)
+
+        monkeypatch.setattr("vireid.gallery.gallery.db.forget_deletions", meanwhile)
+        first.maintain()
+        server.delete = lambda keys=None: ReferenceEngine.delete(server, keys) if keys is not None else 1 / 0
+        assert second.refresh() == len(server.rows) == 33
 
 
 def test_a_first_push_that_was_killed_leaves_nothing_of_what_is_erased_then(gallery, people, location, monkeypatch):

@@ -309,11 +309,19 @@ def drop(database: Database) -> None:
             file.parent.rmdir()
 
 
-def forget_deletions(database: Database) -> None:
-    """Drop the list of deleted keys; an engine that has not heard of them yet starts anew."""
+def forget_deletions(database: Database, *, shared: bool) -> None:
+    """Drop the list of deleted keys; an engine that has not heard of them yet starts anew.
+
+    Args:
+        database: the records.
+        shared: whether a server is the engine: others search it, so it must not, and what it has yet to hear stays.
+    """
     with database.write() as session:
-        session.execute(update(StateRow).values(floor=StateRow.revision))
-        session.execute(delete(DeletionRow))
+        lock_writers(session)
+        state = session.get_one(StateRow, 1)
+        known = state.engine_revision if shared else state.revision
+        session.execute(delete(DeletionRow).where(DeletionRow.revision <= known))
+        state.floor = max(state.floor, known)
 
 
 def _touch(file: Path) -> None:

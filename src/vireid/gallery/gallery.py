@@ -340,7 +340,7 @@ class Gallery(Catalogue):
             BusyError: when the disk is full, or another process keeps the records locked.
         """
         engine = self._current_engine()
-        db.forget_deletions(self.database)
+        db.forget_deletions(self.database, shared=engine.shared)
         purged = self.database.vacuum()
         engine.maintain()
         self.audit.append("maintain", use or self._use(), details={"purged": purged})
