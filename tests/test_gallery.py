@@ -20,6 +20,7 @@ from vireid.gallery import Filter, Gallery, NewItem, Query, State, Use
 from vireid.gallery.database import HEAD, forget_deletions
 from vireid.gallery.schema import Base
 from vireid.gallery.search import DEEPEST, MESSAGES
+from vireid.gallery.settings import changed_settings, read_settings
 
 
 @pytest.fixture
@@ -537,6 +538,24 @@ def test_settings_of_another_process_hold_without_a_search(gallery, people, loca
     with Gallery.open(location) as other:
         other.configure(retention_days=1)
     assert gallery.retain(USE, now=NOON + timedelta(days=9)).items == len(people[0])
+
+
+def test_settings_that_two_processes_change_at_once_are_both_kept(gallery, location, monkeypatch):
+    """One is held between reading and writing until the other has had time to write."""
+    with Gallery.open(location) as other:
+        thread = threading.Thread(target=lambda: other.configure(retention_days=30))
+
+        def changed(*arguments):
+            if threading.current_thread() is not thread:
+                thread.start()
+                thread.join(0.5)
+            return changed_settings(*arguments)
+
+        monkeypatch.setattr("vireid.gallery.gallery.changed_settings", changed)
+        gallery.configure(purpose="theft")
+        thread.join()
+    found = read_settings(gallery.database, location)
+    assert (found.purpose, found.retention_days) == ("theft", 30)
 
 
 def test_the_bundle_is_checked(run, tmp_path):

@@ -107,6 +107,23 @@ def test_describing_a_camera_again_keeps_what_is_not_given(tmp_path, options, ch
     assert details == {**gate.model_dump(), **changed, "before": gate.model_dump()}
 
 
+@pytest.mark.parametrize(
+    ("options", "changed"),
+    [
+        (["--retention-days", "7", "--name", "yard"], {"retention_days": 7, "name": "yard"}),
+        (["--retention-days", "none", "--purpose", "theft"], {"retention_days": None, "purpose": "theft"}),
+        (["--no-require-purpose"], {"require_purpose": False}),
+    ],
+)
+def test_configuring_changes_what_is_given_only(tmp_path, options, changed):
+    with Gallery.create(tmp_path / "station", dim=DIM, purpose="lost persons", retention_days=3) as gallery:
+        before = gallery.settings
+    call("gallery", "configure", "--gallery", tmp_path / "station", *options)
+    with Gallery.open(tmp_path / "station") as gallery:
+        assert gallery.settings == before.model_copy(update=changed)
+        assert gallery.audit.entries()[-1].entry["details"].keys() == changed.keys()
+
+
 def test_audit_verify_fails_loudly(tmp_path):
     with Gallery.create(tmp_path / "g", dim=4) as gallery:
         gallery.configure(name="h")

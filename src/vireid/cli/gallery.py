@@ -70,6 +70,33 @@ def create(
 
 
 @gallery_app.command()
+def configure(
+    gallery: GalleryOption,
+    name: Annotated[str | None, typer.Option(help="for people")] = None,
+    purpose: Annotated[str | None, typer.Option(help="what the gallery is for")] = None,
+    retention_days: Annotated[str | None, typer.Option(help="days until `retain` deletes, or none: keep")] = None,
+    require_purpose: Annotated[bool | None, typer.Option(help="refuse searches without purpose and case")] = None,
+) -> None:
+    """Change a gallery's settings; what is left out stays, and the audit log keeps what changed.
+
+    A bundle that has moved is named by `vireid gallery add --bundle`.
+
+    Example: `vireid gallery configure --gallery station --retention-days 3`
+    """
+    from vireid.gallery import Gallery
+
+    told = {"name": name, "purpose": purpose, "retention_days": retention_days, "require_purpose": require_purpose}
+    given: dict[str, Any] = {setting: value for setting, value in told.items() if value is not None}
+    if not given:
+        raise InputError("say what to change: --name, --purpose, --retention-days or --require-purpose")
+    if retention_days == "none":
+        given["retention_days"] = None
+    with Gallery.open(gallery) as opened:
+        changed = opened.configure(**given)
+    console.print(f"gallery {plain(changed.name)} is configured", soft_wrap=True, highlight=False)
+
+
+@gallery_app.command()
 def add(
     source: Annotated[Path, typer.Argument(help="folder of person crops, or a manifest")],
     gallery: GalleryOption,

@@ -170,13 +170,15 @@ class Gallery(Catalogue):
         Raises:
             InputError: for another setting, a bad value, or a bundle that is not the gallery's own.
         """
-        before = read_settings(self.database, self.location)  # another process may have changed them
-        after = changed_settings(self.location, before, changes)
-        if after != before:
-            was, now = (settings.model_dump(mode="json") for settings in (before, after))
-            details = {name: {"before": was[name], "after": now[name]} for name in now if was[name] != now[name]}
-            self.audit.append("configure", use or self._use(), details=details)
-            store_document(self.database, "settings", now)
+        with self.database.write() as session:
+            db.lock_writers(session)
+            before = read_settings(self.database, self.location)  # another process may have changed them
+            after = changed_settings(self.location, before, changes)
+            if after != before:
+                was, now = (settings.model_dump(mode="json") for settings in (before, after))
+                details = {name: {"before": was[name], "after": now[name]} for name in now if was[name] != now[name]}
+                self.audit.append("configure", use or self._use(), details=details)
+                store_document(session, "settings", now)
         self.settings = after
         return after
 
@@ -185,9 +187,10 @@ class Gallery(Catalogue):
         told = {"threshold", "num_genuine", "num_impostor"}
         pairs = {name: pair.model_dump(include=told) for name, pair in calibration.pairs.items()}
         details = {"target_fpr": calibration.target_fpr, "bundle_sha256": calibration.bundle_sha256, "pairs": pairs}
-        self.audit.append("calibrate", use or self._use(), details=details)
+        with self.database.write() as session:
+            self.audit.append("calibrate", use or self._use(), details=details)
+            store_document(session, "calibration", calibration.model_dump(mode="json"))
         self.calibration = calibration
-        store_document(self.database, "calibration", calibration.model_dump(mode="json"))
 
     def embedder(self) -> Embedder:
         """Return the gallery's bundle, loaded once.
