@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -155,6 +156,7 @@ def search(
     --purpose "lost child" --case 2026-117 --among visible --sheet sheet.html`
     """
     from vireid.gallery import Filter, Gallery, NFormerReranker, Query, contact_sheet, require_sheet_place
+    from vireid.gallery.search import SearchOptions, check_use
 
     if sheet is not None:
         require_sheet_place(sheet)
@@ -162,11 +164,15 @@ def search(
         raise InputError("search with a picture or with --item ID, one of the two")
     conditions = {"cameras": camera, "modality": among, "start": start, "end": end, "persons": person}
     where, use = checked(Filter, conditions, "cannot use"), use_of(purpose, case)
-    with progress_bar("reading vectors", console) as report, Gallery.open(gallery, progress=report) as opened:
+    options = SearchOptions(top, where, rerank, rerank_top, below)
+    with Gallery.open(gallery) as opened:
+        check_use(use, opened.settings.require_purpose)
         query = Query.from_item(opened, item) if item else Query.from_image(str(image), modality, opened.embedder())
-        again = rerank if refine is None else NFormerReranker.open(refine, opened)
-        how: dict[str, Any] = {"rerank": again, "rerank_top": rerank_top, "include_below": below}
-        result = opened.search(query, use=use, k=top, where=where, **how)
+        if refine is not None:
+            options = replace(options, rerank=NFormerReranker.open(refine, opened))
+        with progress_bar("reading vectors", console) as report:
+            opened.refresh(report)
+        (result,) = opened.search_many([query], use=use, **vars(options))
         if sheet is not None:
             contact_sheet(opened, result, sheet, use)
     _print_candidates(result)

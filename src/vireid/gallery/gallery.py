@@ -123,8 +123,8 @@ class Gallery(Catalogue):
         return gallery
 
     @classmethod
-    def open(cls, location: str | Path, *, progress: Progress | None = None, log_lost: Use | None = None) -> Gallery:
-        """Open a gallery; its vectors are read at the first search, or now when there is a `progress` to tell.
+    def open(cls, location: str | Path, *, log_lost: Use | None = None) -> Gallery:
+        """Open a gallery; its vectors are read at the first search, or by `refresh`.
 
         Raises:
             InputError: when there is none, a newer version of vireid wrote it, or its audit log is missing; who gives
@@ -132,8 +132,6 @@ class Gallery(Catalogue):
         """
         gallery = cls(location, db.open_existing(location))
         gallery.audit.check(location, gallery.database, lost=log_lost)
-        if progress is not None:
-            gallery.refresh(progress)
         return gallery
 
     @staticmethod
@@ -342,10 +340,11 @@ class Gallery(Catalogue):
         Raises:
             BusyError: when the disk is full, or another process keeps the records locked.
         """
-        engine = self._current_engine()
-        db.forget_deletions(self.database, shared=engine.shared)
+        shared = self._follower.engine.shared
+        if shared:  # one in memory has nothing to do, and would read all vectors first
+            self._current_engine().maintain()
+        db.forget_deletions(self.database, shared=shared)
         purged = self.database.vacuum()
-        engine.maintain()
         self.audit.append("maintain", use or self._use(), details={"purged": purged})
         return purged
 
