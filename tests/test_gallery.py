@@ -16,11 +16,12 @@ from sqlalchemy.exc import IntegrityError
 
 from gallery_oracle import ReferenceEngine
 from gallery_people import DIM, NOON, USE, make_jpeg, make_people
-from vireid.errors import InputError
+from vireid.errors import BusyError, InputError, StorageError
 from vireid.gallery import Filter, Gallery, NewItem, Query, State, Use
-from vireid.gallery.database import HEAD
+from vireid.gallery.database import HEAD, forget_deletions
 from vireid.gallery.schema import Base
 from vireid.gallery.search import DEEPEST, MESSAGES
+from vireid.gallery.settings import changed_settings, read_settings
 
 
 @pytest.fixture
@@ -253,6 +254,23 @@ def test_a_shared_engine_takes_in_what_a_killed_writer_left(gallery, people, loc
         third.delete(USE, ids=["new"])
 
 
+def test_maintaining_does_not_make_a_shared_engine_start_anew(gallery, people, location, monkeypatch):
+    server = ReferenceEngine()
+    server.shared = True
+    monkeypatch.setattr("vireid.gallery.gallery.open_engine", lambda *_: server)
+    with Gallery.open(location) as first, Gallery.open(location) as second:
+        assert first.refresh() == second.refresh() == 36
+
+        def meanwhile(database, **named):
+            gallery.erase(USE, track="p0-t0")  # never told to the server
+            forget_deletions(database, **named)
+
+        monkeypatch.setattr("vireid.gallery.gallery.db.forget_deletions", meanwhile)
+        first.maintain()
+        server.delete = lambda keys=None: ReferenceEngine.delete(server, keys) if keys is not None else 1 / 0
+        assert second.refresh() == len(server.rows) == 33
+
+
 def test_a_first_push_that_was_killed_leaves_nothing_of_what_is_erased_then(gallery, people, location, monkeypatch):
     server = ReferenceEngine()
     server.shared = True
@@ -463,6 +481,34 @@ def test_records_that_cannot_be_written_are_said_without_what_was_to_be_written(
     assert "person 0" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("call", "holder", "error", "sentence"),
+    [
+        (Gallery.stats, None, StorageError, r"records.sqlite3 is damaged \(.*malformed\): check the disk"),
+        (Gallery.maintain, "BEGIN IMMEDIATE", BusyError, "another process has been writing"),
+        (lambda g: g.add(*make_people(60)), "PRAGMA max_page_count = 1", BusyError, "the disk of the gallery is full"),
+    ],
+)
+def test_what_stands_in_the_way_of_the_files_is_said(tmp_path, monkeypatch, call, holder, error, sentence):
+    monkeypatch.setattr("vireid.gallery.database._PATIENCE", 0.1)
+    with Gallery.create(tmp_path / "g", dim=DIM) as gallery:
+        gallery.add(*make_people())
+        file = tmp_path / "g" / "records.sqlite3"
+        other = sqlite3.connect(file, isolation_level=None)
+        if holder is None:
+            gallery.database.purge()
+            pages = file.read_bytes()
+            file.write_bytes(pages[: len(pages) // 8] + b"\xff" * (len(pages) * 7 // 8))
+        elif holder.startswith("BEGIN"):
+            other.execute(holder)
+        else:
+            event.listen(gallery.database.engine, "checkout", lambda raw, *_: raw.execute(holder))
+        with pytest.raises(error, match=sentence):
+            call(gallery)
+        assert other.execute("PRAGMA temp_store_directory").fetchall() == []
+        other.close()
+
+
 def test_what_is_made_is_for_its_owner_alone_even_the_copy_that_maintain_makes(tmp_path):
     with Gallery.create(tmp_path / "it's mine", dim=DIM) as gallery:
         assert gallery.location.stat().st_mode & 0o777 == 0o700
@@ -502,6 +548,24 @@ def test_settings_of_another_process_hold_without_a_search(gallery, people, loca
     with Gallery.open(location) as other:
         other.configure(retention_days=1)
     assert gallery.retain(USE, now=NOON + timedelta(days=9)).items == len(people[0])
+
+
+def test_settings_that_two_processes_change_at_once_are_both_kept(gallery, location, monkeypatch):
+    """One is held between reading and writing until the other has had time to write."""
+    with Gallery.open(location) as other:
+        thread = threading.Thread(target=lambda: other.configure(retention_days=30))
+
+        def changed(*arguments):
+            if threading.current_thread() is not thread:
+                thread.start()
+                thread.join(0.5)
+            return changed_settings(*arguments)
+
+        monkeypatch.setattr("vireid.gallery.gallery.changed_settings", changed)
+        gallery.configure(purpose="theft")
+        thread.join()
+    found = read_settings(gallery.database, location)
+    assert (found.purpose, found.retention_days) == ("theft", 30)
 
 
 def test_the_bundle_is_checked(run, tmp_path):

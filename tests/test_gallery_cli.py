@@ -127,6 +127,47 @@ def test_describing_a_camera_again_keeps_what_is_not_given(tmp_path, options, ch
     assert details == {**gate.model_dump(), **changed, "before": gate.model_dump()}
 
 
+@pytest.mark.parametrize(
+    ("options", "changed"),
+    [
+        (["--retention-days", "7", "--name", "yard"], {"retention_days": 7, "name": "yard"}),
+        (["--retention-days", "none", "--purpose", "theft"], {"retention_days": None, "purpose": "theft"}),
+        (["--no-require-purpose"], {"require_purpose": False}),
+    ],
+)
+def test_configuring_changes_what_is_given_only(tmp_path, options, changed):
+    with Gallery.create(tmp_path / "station", dim=DIM, purpose="lost persons", retention_days=3) as gallery:
+        before = gallery.settings
+    call("gallery", "configure", "--gallery", tmp_path / "station", *options)
+    with Gallery.open(tmp_path / "station") as gallery:
+        assert gallery.settings == before.model_copy(update=changed)
+        assert gallery.audit.entries()[-1].entry["details"].keys() == changed.keys()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["search", "--item", "p0-t0-0"], "give a purpose and a case"),
+        (["search", "--item", "nobody", *USE], "there is no item 'nobody'"),
+        (["search", "--item", "p0-t0-0", *USE, "--top", 0], "ask for 1 to 1000"),
+        (
+            ["search", "--item", "p0-t0-0", *USE, "--rerank", "magic"],
+            "unknown re-ranking 'magic': use k-reciprocal, parts",
+        ),
+        (["maintain"], None),
+    ],
+)
+def test_vectors_are_read_only_for_a_search_that_can_be_made(tmp_path, monkeypatch, words, sentence):
+    with Gallery.create(tmp_path / "g", dim=DIM) as gallery:
+        gallery.add(*make_people())
+    monkeypatch.setattr("vireid.gallery.follow.Follower.catch_up", lambda *_: pytest.fail("vectors are read"))
+    if sentence is None:
+        assert "MB on disk" in call("gallery", *words, "--gallery", tmp_path / "g").output
+    else:
+        with pytest.raises(InputError, match=sentence):
+            call("gallery", *words, "--gallery", tmp_path / "g")
+
+
 def test_audit_verify_fails_loudly(tmp_path):
     with Gallery.create(tmp_path / "g", dim=4) as gallery:
         gallery.configure(name="h")

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import socket
+import sqlite3
 import threading
 import time
 import zipfile
@@ -17,6 +18,7 @@ pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
 from PIL import Image
 from rich.console import Console
+from sqlalchemy.exc import DatabaseError
 from starlette.testclient import TestClient
 
 from serve_site import DAY, DIM, WHY, Colours, Site, encoded, serving
@@ -148,6 +150,15 @@ def test_one_gallery_s_failure_is_its_own(own_site, tmp_path, caplog, monkeypatc
     assert " 0.0" in http.get("/metrics").text.partition(f'vireid_items{{gallery="{other.settings.id}"')[2]
     assert caplog.text.count("cannot be read") == 1
     app.state.service.close()
+
+
+def test_damaged_records_are_the_log_s_business_not_the_client_s(own_site, monkeypatch, caplog):
+    site = own_site()
+    reason = DatabaseError("SELECT", {}, sqlite3.DatabaseError("database disk image is malformed"))
+    monkeypatch.setattr("vireid.gallery.catalogue.store.select_items", lambda *_: (_ for _ in ()).throw(reason))
+    answer = site.ask("GET", "/v1/items/c0/0-0")
+    assert (answer.status_code, "log says why" in answer.json()["detail"]) == (500, True)
+    assert "records.sqlite3 is damaged" in caplog.text
 
 
 NEW_KEY = '{"user": "eve", "role": "admin"}'

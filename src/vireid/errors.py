@@ -10,3 +10,7 @@ class InputError(ValueError):
 
 class BusyError(InputError):
     """Nothing is wrong with the input, but the place is taken for now: the same again, later, may work."""
+
+
+class StorageError(InputError):
+    """Files that vireid keeps are damaged or cannot be written: whoever runs it can mend that, a client cannot."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +21,7 @@ from vireid.cli.options import (
     writable,
     write_figure,
 )
-from vireid.errors import InputError
+from vireid.errors import BusyError, InputError
 from vireid.files import write_text
 from vireid.options import checked
 from vireid.progress import progress_bar
@@ -67,6 +68,33 @@ def create(
             escape(f"gallery {made.settings.name} at {shown(gallery)}, vectors of {made.settings.dim}"), soft_wrap=True
         )
     console.print(f"next: vireid ingest VIDEO --camera gate --gallery {escape(shown(gallery))}", soft_wrap=True)
+
+
+@gallery_app.command()
+def configure(
+    gallery: GalleryOption,
+    name: Annotated[str | None, typer.Option(help="for people")] = None,
+    purpose: Annotated[str | None, typer.Option(help="what the gallery is for")] = None,
+    retention_days: Annotated[str | None, typer.Option(help="days until `retain` deletes, or none: keep")] = None,
+    require_purpose: Annotated[bool | None, typer.Option(help="refuse searches without purpose and case")] = None,
+) -> None:
+    """Change a gallery's settings; what is left out stays, and the audit log keeps what changed.
+
+    A bundle that has moved is named by `vireid gallery add --bundle`.
+
+    Example: `vireid gallery configure --gallery station --retention-days 3`
+    """
+    from vireid.gallery import Gallery
+
+    told = {"name": name, "purpose": purpose, "retention_days": retention_days, "require_purpose": require_purpose}
+    given: dict[str, Any] = {setting: value for setting, value in told.items() if value is not None}
+    if not given:
+        raise InputError("say what to change: --name, --purpose, --retention-days or --require-purpose")
+    if retention_days == "none":
+        given["retention_days"] = None
+    with Gallery.open(gallery) as opened:
+        changed = opened.configure(**given)
+    console.print(f"gallery {plain(changed.name)} is configured", soft_wrap=True, highlight=False)
 
 
 @gallery_app.command()
@@ -129,6 +157,7 @@ def search(
     --purpose "lost child" --case 2026-117 --among visible --sheet sheet.html`
     """
     from vireid.gallery import Filter, Gallery, NFormerReranker, Query, contact_sheet, require_sheet_place
+    from vireid.gallery.search import SearchOptions, check_use
 
     if sheet is not None:
         require_sheet_place(sheet)
@@ -136,11 +165,15 @@ def search(
         raise InputError("search with a picture or with --item ID, one of the two")
     conditions = {"cameras": camera, "modality": among, "start": start, "end": end, "persons": person}
     where, use = checked(Filter, conditions, "cannot use"), use_of(purpose, case)
-    with progress_bar("reading vectors", console) as report, Gallery.open(gallery, progress=report) as opened:
+    options = SearchOptions(top, where, rerank, rerank_top, below)
+    with Gallery.open(gallery) as opened:
+        check_use(use, opened.settings.require_purpose)
         query = Query.from_item(opened, item) if item else Query.from_image(str(image), modality, opened.embedder())
-        again = rerank if refine is None else NFormerReranker.open(refine, opened)
-        how: dict[str, Any] = {"rerank": again, "rerank_top": rerank_top, "include_below": below}
-        result = opened.search(query, use=use, k=top, where=where, **how)
+        if refine is not None:
+            options = replace(options, rerank=NFormerReranker.open(refine, opened))
+        with progress_bar("reading vectors", console) as report:
+            opened.refresh(report)
+        (result,) = opened.search_many([query], use=use, **vars(options))
         if sheet is not None:
             contact_sheet(opened, result, sheet, use)
     _print_candidates(result)
@@ -260,15 +293,19 @@ def stats(gallery: GalleryOption) -> None:
 
 @gallery_app.command()
 def maintain(gallery: GalleryOption) -> None:
-    """Give the space of deleted items back to the disk.
+    """Give the space of deleted items back to the disk, and remove what they left in the files.
 
     Example: `vireid gallery maintain --gallery station`
     """
     from vireid.gallery import Gallery
 
     with Gallery.open(gallery) as opened:
-        opened.maintain()
+        purged = opened.maintain()
         console.print(f"{opened.stats().bytes_on_disk / 1e6:.1f} MB on disk")
+    if not purged:
+        raise BusyError(
+            "another process held the files, which may still hold what was deleted: maintain it again later"
+        )
 
 
 def calibrate(

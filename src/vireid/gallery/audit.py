@@ -11,7 +11,7 @@ from typing import IO, Any
 from sqlalchemy import DDL, MetaData, delete, event, func, insert, inspect, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from vireid.errors import InputError
+from vireid.errors import BusyError, InputError
 from vireid.gallery.chain import GENESIS, PRUNE, AuditEntry, Verification, canonical, chain, verify_lines
 from vireid.gallery.database import Database, is_url, readable_url, records_url, shown, sqlite_url
 from vireid.gallery.schema import Long, SettingRow
@@ -111,8 +111,9 @@ class AuditLog:
         Raises:
             InputError: when the log does not hold it, as one of another name or one cut short.
         """
-        with records.read() as kept, self._database.read() as log:
+        with records.read() as kept:
             head = kept.scalars(select(SettingRow.value).where(SettingRow.name == _HEAD)).first()
+        with self._database.read() as log:
             last = log.execute(_LAST).first()
             first = log.scalar(select(func.min(AuditRow.seq)))
             held = head is None or log.scalar(select(AuditRow.hash).where(AuditRow.seq == head["seq"])) == head["hash"]
@@ -190,14 +191,26 @@ class AuditLog:
 
         Raises:
             InputError: for fewer days, or a log that is not in order.
+            BusyError: when entries were deleted, but their bytes are still in the files; prune again to remove them.
         """
         if not days >= KEEP_DAYS:
             raise InputError(f"an audit log is kept for six months at the least: prune at {KEEP_DAYS} days or more")
         if (broken := self.verify().broken) is not None:
             raise InputError(f"entry {broken} of the audit log is broken: keep the log whole and find out who did it")
         last = self._last_before((now or utc_now()) - timedelta(days=days))
-        if last is None:
-            return None
+        added = None if last is None else self._delete_through(last, use, days)
+        if not self._database.purge((AuditRow.__tablename__,)):
+            raise BusyError(
+                "another process held the log, whose files may still hold what was pruned: prune again later"
+            )
+        return added
+
+    def close(self) -> None:
+        """Close the database."""
+        self._database.close()
+
+    def _delete_through(self, last: AuditEntry, use: Use, days: float) -> AuditEntry:
+        """Delete the entries up to the last one, and add one that says so."""
         with self._database.write() as session:
             count = session.scalar(select(func.count()).where(AuditRow.seq <= last.seq))
             details = {"through": last.seq, "hash": last.hash, "entries": count, "days": days}
@@ -207,12 +220,7 @@ class AuditLog:
             session.execute(text(unguard.format("delete")))
             session.execute(delete(AuditRow).where(AuditRow.seq <= last.seq))
             session.execute(text(guard.format("delete")))
-        self._database.purge((AuditRow.__tablename__,))
         return added
-
-    def close(self) -> None:
-        """Close the database."""
-        self._database.close()
 
     def _last_before(self, limit: datetime) -> AuditEntry | None:
         """Return the newest of the oldest entries, all of which ended before an instant."""

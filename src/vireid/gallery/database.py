@@ -11,10 +11,10 @@ from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, delete, event, inspect, make_url, text, update
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.orm import Session
 
-from vireid.errors import BusyError, InputError
+from vireid.errors import BusyError, InputError, StorageError
 from vireid.gallery.schema import Base, DeletionRow, StateRow
 
 RECORDS = "records.sqlite3"
@@ -36,6 +36,8 @@ _PRAGMAS = (
 _PATIENCE = 30
 _REACHABLE = {"connect_timeout": "5", "keepalives_idle": "30", "tcp_user_timeout": "10000"}
 """Of PostgreSQL: a machine that has gone is noticed within seconds, not by the system's quarter of an hour."""
+_DAMAGED = ("is malformed", "is not a database", "disk I/O error")
+"""What SQLite says of a file that it cannot read."""
 
 
 def is_url(location: str | Path) -> bool:
@@ -133,8 +135,12 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """Yield a connection that is not to change anything."""
-        with self.engine.connect() as connection:
+        """Yield a connection that is not to change anything.
+
+        Raises:
+            StorageError: when the file is damaged.
+        """
+        with self._explained(), self.engine.connect() as connection:
             yield connection
 
     @contextmanager
@@ -142,55 +148,86 @@ class Database:
         """Yield a session whose changes are durable when the block ends, or undone when it raises.
 
         Raises:
-            InputError: when the disk is full, another process keeps the database locked, or it is read-only.
+            BusyError: when the disk is full, or another process keeps the database locked.
+            StorageError: when the file is damaged or read-only.
         """
-        try:
-            with Session(self._writer) as session, session.begin():
-                yield session
-        except OperationalError as error:
-            raise self._explained(error) from error
+        with self._explained(), Session(self._writer) as session, session.begin():
+            yield session
 
     def purge(self, tables: Iterable[str] = tuple(Base.metadata.tables)) -> bool:
-        """Remove what deleted rows left behind in the files; False when another process stood in the way."""
+        """Remove what deleted rows left behind in the files; False when another process or a full disk was in the way.
+
+        SQLite overwrites deleted rows, but not the copies that a page keeps in its free space when rows have moved to
+        another page. Indexes, which hold ids and labels in random order, are built anew; for tables see `vacuum`.
+        """
         if not self.is_sqlite:
             for table in tables:
                 self._outside(f"VACUUM FULL {table}")
             return True
-        busy, *_ = self._outside("PRAGMA wal_checkpoint(TRUNCATE)")
+        try:
+            return self._emptied("REINDEX")
+        except BusyError:
+            return False
+
+    def vacuum(self) -> bool:
+        """Give the space of deleted rows back to the file system, and purge; False as in `purge`.
+
+        SQLite's copy on the way lies in the same folder.
+
+        Raises:
+            BusyError, StorageError: as `write`.
+        """
+        if not self.is_sqlite:
+            return self.purge()
+        folder = str(Path(str(self.url.database)).parent.resolve()).replace("'", "''")
+        place = "PRAGMA temp_store_directory = '{}'".format  # of the whole process; $SQLITE_TMPDIR is read but once
+        try:
+            return self._emptied(place(folder), "PRAGMA temp_store = FILE", "VACUUM")
+        finally:
+            self._outside(place(""))
+
+    def _emptied(self, *statements: str) -> bool:
+        """Run statements and empty SQLite's write-ahead log; return whether that was possible."""
+        busy, *_ = self._outside(*statements, "PRAGMA wal_checkpoint(TRUNCATE)")
         return not busy
 
-    def vacuum(self) -> None:
-        """Give the space of deleted rows back to the file system; SQLite's copy on the way lies in the same folder."""
-        if self.is_sqlite:
-            folder = str(Path(str(self.url.database)).parent.resolve()).replace("'", "''")
-            place = "PRAGMA temp_store_directory = '{}'".format  # of the whole process; $SQLITE_TMPDIR is read but once
-            self._outside(place(folder), "PRAGMA temp_store = FILE", "VACUUM", "PRAGMA temp_store = MEMORY", place(""))
-        self.purge()
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn a failure that whoever runs the gallery can mend into one sentence."""
+        try:
+            yield
+        except (DBAPIError, self.engine.dialect.loaded_dbapi.Error) as error:
+            explained = self._explanation(_reason(error))
+            if explained is None:
+                raise
+            raise explained from error
 
-    def _explained(self, error: OperationalError) -> Exception:
-        reason = _reason(error)
-        if "locked" in reason:
+    def _explanation(self, reason: str) -> InputError | None:
+        if "is locked" in reason:
             return BusyError(f"another process has been writing to the gallery for {_PATIENCE} s: try again later")
-        if "full" in reason or "No space" in reason:
+        if "is full" in reason or "No space" in reason:
             return BusyError("the disk of the gallery is full: nothing was stored, free some space")
         if "readonly" in reason:
             owner = "work as the account that owns it, or change its permissions"
-            return InputError(f"{self.url.database} can be read but not written: {owner}")
-        return error
+            return StorageError(f"{self.url.database} can be read but not written: {owner}")
+        if any(words in reason for words in _DAMAGED):
+            return StorageError(f"{self.url.database} is damaged ({reason}): check the disk and bring a backup back")
+        return None
 
     def _outside(self, *statements: str) -> Any:
         """Run statements that no transaction may hold, on one connection, and return the last one's first row."""
-        connection = self.engine.raw_connection()
-        try:
-            if not self.is_sqlite:
-                connection.rollback()
-                connection.driver_connection.autocommit = True  # type: ignore[union-attr]
-            cursor = connection.cursor()
-            for statement in statements:
-                cursor.execute(statement)
-            return cursor.fetchone() if cursor.description else None
-        finally:
-            connection.invalidate()
+        with self._explained():
+            connection = self.engine.raw_connection()
+            try:
+                if not self.is_sqlite:
+                    connection.rollback()
+                    connection.driver_connection.autocommit = True  # type: ignore[union-attr]
+                cursor = connection.cursor()
+                for statement in statements:
+                    cursor.execute(statement)
+                return cursor.fetchone() if cursor.description else None
+            finally:
+                connection.invalidate()
 
     def close(self) -> None:
         """Close all connections."""
@@ -256,16 +293,16 @@ def open_existing(location: str | Path) -> Database:
         if not any(_MIGRATIONS.glob(f"versions/m{version}_*.py")):
             newer = f"a newer vireid (schema {version}) wrote the gallery at {shown(location)}"
             raise InputError(f"{newer}: upgrade vireid")
-        with database._writer.begin() as connection:
+        with _explaining(location), database._writer.begin() as connection:
             _upgrade(connection)
     return database
 
 
 def drop(database: Database) -> None:
     """Remove all that a gallery has stored, its tables and files."""
-    with database._writer.begin() as connection:
-        Base.metadata.drop_all(connection)
-        connection.execute(text("DROP TABLE alembic_version"))
+    with database.write() as session:
+        Base.metadata.drop_all(session.connection())
+        session.execute(text("DROP TABLE alembic_version"))
     database.close()
     if database.is_sqlite:
         file = Path(str(database.url.database))
@@ -275,11 +312,19 @@ def drop(database: Database) -> None:
             file.parent.rmdir()
 
 
-def forget_deletions(database: Database) -> None:
-    """Drop the list of deleted keys; an engine that has not heard of them yet starts anew."""
+def forget_deletions(database: Database, *, shared: bool) -> None:
+    """Drop the list of deleted keys; an engine that has not heard of them yet starts anew.
+
+    Args:
+        database: the records.
+        shared: whether a server is the engine: others search it, so it must not, and what it has yet to hear stays.
+    """
     with database.write() as session:
-        session.execute(update(StateRow).values(floor=StateRow.revision))
-        session.execute(delete(DeletionRow))
+        lock_writers(session)
+        state = session.get_one(StateRow, 1)
+        known = state.engine_revision if shared else state.revision
+        session.execute(delete(DeletionRow).where(DeletionRow.revision <= known))
+        state.floor = max(state.floor, known)
 
 
 def _touch(file: Path) -> None:
@@ -312,5 +357,5 @@ def _explaining(location: str | Path) -> Iterator[None]:
         raise InputError(f"cannot open the gallery at {shown(location)}: {_reason(error)}") from error
 
 
-def _reason(error: DBAPIError) -> str:
-    return str(error.orig).partition("\n")[0]
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "orig", error)).partition("\n")[0]

@@ -123,8 +123,8 @@ class Gallery(Catalogue):
         return gallery
 
     @classmethod
-    def open(cls, location: str | Path, *, progress: Progress | None = None, log_lost: Use | None = None) -> Gallery:
-        """Open a gallery; its vectors are read at the first search, or now when there is a `progress` to tell.
+    def open(cls, location: str | Path, *, log_lost: Use | None = None) -> Gallery:
+        """Open a gallery; its vectors are read at the first search, or by `refresh`.
 
         Raises:
             InputError: when there is none, a newer version of vireid wrote it, or its audit log is missing; who gives
@@ -132,8 +132,6 @@ class Gallery(Catalogue):
         """
         gallery = cls(location, db.open_existing(location))
         gallery.audit.check(location, gallery.database, lost=log_lost)
-        if progress is not None:
-            gallery.refresh(progress)
         return gallery
 
     @staticmethod
@@ -170,13 +168,15 @@ class Gallery(Catalogue):
         Raises:
             InputError: for another setting, a bad value, or a bundle that is not the gallery's own.
         """
-        before = read_settings(self.database, self.location)  # another process may have changed them
-        after = changed_settings(self.location, before, changes)
-        if after != before:
-            was, now = (settings.model_dump(mode="json") for settings in (before, after))
-            details = {name: {"before": was[name], "after": now[name]} for name in now if was[name] != now[name]}
-            self.audit.append("configure", use or self._use(), details=details)
-            store_document(self.database, "settings", now)
+        with self.database.write() as session:
+            db.lock_writers(session)
+            before = read_settings(self.database, self.location)  # another process may have changed them
+            after = changed_settings(self.location, before, changes)
+            if after != before:
+                was, now = (settings.model_dump(mode="json") for settings in (before, after))
+                details = {name: {"before": was[name], "after": now[name]} for name in now if was[name] != now[name]}
+                self.audit.append("configure", use or self._use(), details=details)
+                store_document(session, "settings", now)
         self.settings = after
         return after
 
@@ -185,9 +185,10 @@ class Gallery(Catalogue):
         told = {"threshold", "num_genuine", "num_impostor"}
         pairs = {name: pair.model_dump(include=told) for name, pair in calibration.pairs.items()}
         details = {"target_fpr": calibration.target_fpr, "bundle_sha256": calibration.bundle_sha256, "pairs": pairs}
-        self.audit.append("calibrate", use or self._use(), details=details)
+        with self.database.write() as session:
+            self.audit.append("calibrate", use or self._use(), details=details)
+            store_document(session, "calibration", calibration.model_dump(mode="json"))
         self.calibration = calibration
-        store_document(self.database, "calibration", calibration.model_dump(mode="json"))
 
     def embedder(self) -> Embedder:
         """Return the gallery's bundle, loaded once.
@@ -327,12 +328,25 @@ class Gallery(Catalogue):
         condition = expired(now or utc_now(), days, self.cameras.list())
         return self._remove(use, "retain", {"retention_days": days}, condition)
 
-    def maintain(self) -> None:
-        """Give freed space back, forget what was deleted long ago, and compact the engine."""
-        engine = self._current_engine()
-        db.forget_deletions(self.database)
-        self.database.vacuum()
-        engine.maintain()
+    def maintain(self, *, use: Use | None = None) -> bool:
+        """Give freed space back, forget what was deleted long ago, and compact the engine; the audit log says so.
+
+        Args:
+            use: who does it and why; default: whoever is logged in, for the gallery's purpose.
+
+        Returns:
+            whether the files hold nothing of what was deleted any more; False when another process held them.
+
+        Raises:
+            BusyError: when the disk is full, or another process keeps the records locked.
+        """
+        shared = self._follower.engine.shared
+        if shared:  # one in memory has nothing to do, and would read all vectors first
+            self._current_engine().maintain()
+        db.forget_deletions(self.database, shared=shared)
+        purged = self.database.vacuum()
+        self.audit.append("maintain", use or self._use(), details={"purged": purged})
+        return purged
 
     @cached_property
     def _embedder(self) -> Embedder:

@@ -1,7 +1,7 @@
 """Deletions that are real, and their receipts.
 
-SQLite overwrites deleted rows (`secure_delete`), after which the write-ahead log, which still holds their old pages,
-is checkpointed and cut to nothing; PostgreSQL rewrites its tables (`VACUUM FULL`).
+SQLite overwrites deleted rows (`secure_delete`) and builds its indexes anew, after which the write-ahead log, which
+still holds their old pages, is checkpointed and cut to nothing; PostgreSQL rewrites its tables (`VACUUM FULL`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Action = Literal["delete", "retain", "erase", "destroy"]
 BATCH = 1000
 """Items deleted in one transaction."""
 
-_HELD = "another process held the files: run `vireid gallery maintain` when it has ended"
+_MOVED = "where items had been replaced or deleted before, tables may keep pieces until `vireid gallery maintain`; "
 _ELSEWHERE = {
     "sqlite": "backups and file-system snapshots are not reached, nor blocks that the file system has freed, "
     "until they are overwritten or trimmed: keep the gallery on an encrypted volume",
@@ -63,10 +63,18 @@ def remove(
         tracks=sum(batch.tracks for batch in batches),
         items_sha256=ids_digest(ids),
         purged=purged,
-        remarks=_ELSEWHERE[database.engine.dialect.name] if purged else _HELD,
+        remarks=_remarks(database, action, purged),
     )
     entry = audit.append(action, use, started=started, details={"receipt": receipt.model_dump(mode="json")})
     return receipt.model_copy(update={"entry": entry.hash})
+
+
+def _remarks(database: Database, action: Action, purged: bool) -> str:
+    elsewhere = _ELSEWHERE[database.engine.dialect.name]
+    if not purged:
+        remedy = "" if action == "destroy" else ": run `vireid gallery maintain` later"
+        return f"another process held the files, or their disk was full{remedy}; {elsewhere}"
+    return elsewhere if action == "destroy" or not database.is_sqlite else _MOVED + elsewhere
 
 
 def _remove_batch(database: Database, keys: Sequence[int], conditions: Sequence[ColumnElement[bool]]) -> Removed:

@@ -128,15 +128,6 @@ RERANKERS: dict[str, Callable[[Gallery, Query, Head], Scores]] = {"k-reciprocal"
 
 
 def rerank_order(gallery: Gallery, rerank: str | Reranker, query: Query, head: Head) -> NDArray[np.int64]:
-    """Return the order of a head after re-ranking, most similar first.
-
-    Raises:
-        InputError: for a name that is not in `RERANKERS`.
-    """
-    if not isinstance(rerank, str):
-        scores = rerank.rerank_top(query, head)
-    elif rerank in RERANKERS:
-        scores = RERANKERS[rerank](gallery, query, head)
-    else:
-        raise InputError(f"unknown re-ranking {rerank!r}: use {', '.join(RERANKERS)}")
+    """Return the order of a head after re-ranking, most similar first; a name is one of `RERANKERS`."""
+    scores = RERANKERS[rerank](gallery, query, head) if isinstance(rerank, str) else rerank.rerank_top(query, head)
     return np.argsort(-scores, kind="stable")

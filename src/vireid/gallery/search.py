@@ -16,7 +16,8 @@ from vireid.errors import InputError
 from vireid.gallery import confirmations, items
 from vireid.gallery.calibration import PairCalibration
 from vireid.gallery.query import Query
-from vireid.gallery.reranking import Head, Reranker, rerank_order
+from vireid.gallery.reranking import RERANKERS, Head, Reranker, rerank_order
+from vireid.gallery.settings import read_settings
 from vireid.gallery.types import (
     EVERYTHING,
     Candidate,
@@ -69,6 +70,8 @@ class SearchOptions:
     def __post_init__(self) -> None:
         if not 1 <= self.k <= 1000 or not 1 <= self.rerank_top <= 1000:
             raise InputError(f"k={self.k}, rerank_top={self.rerank_top}: ask for 1 to 1000 candidates")
+        if isinstance(self.rerank, str) and self.rerank not in RERANKERS:
+            raise InputError(f"unknown re-ranking {self.rerank!r}: use {', '.join(RERANKERS)}")
 
     @property
     def rerank_name(self) -> str | None:
@@ -118,8 +121,9 @@ def search(gallery: Gallery, queries: Sequence[Query], use: Use, options: Search
         InputError: without a purpose and a case where the gallery asks for them.
     """
     started, clock = utc_now(), perf_counter()
+    if _missing(use):  # before vectors are read
+        check_use(use, read_settings(gallery.database, gallery.location).require_purpose)
     gallery.refresh()  # settings and calibration too
-    check_use(use, gallery.settings.require_purpose)
     found = nearest_tracks(gallery, queries, options)
     results = []
     with gallery.database.read() as records:
@@ -169,9 +173,12 @@ def check_use(use: Use, required: bool) -> None:
     Raises:
         InputError: naming what is missing.
     """
-    missing = [name for name in ("purpose", "case") if not getattr(use, name).strip()]
-    if required and missing:
+    if required and (missing := _missing(use)):
         raise InputError(f"this gallery is searched for a purpose and a case only: give a {' and a '.join(missing)}")
+
+
+def _missing(use: Use) -> list[str]:
+    return [name for name in ("purpose", "case") if not getattr(use, name).strip()]
 
 
 def nearest_tracks(gallery: Gallery, queries: Sequence[Query], options: SearchOptions) -> list[list[Best]]:

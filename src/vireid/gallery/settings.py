@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from vireid import load
 from vireid.errors import InputError
@@ -97,11 +98,10 @@ def read_document(database: Database, name: str) -> dict[str, Any] | None:
         return records.scalars(select(SettingRow.value).where(SettingRow.name == name)).first()
 
 
-def store_document(database: Database, name: str, document: dict[str, Any]) -> None:
+def store_document(session: Session, name: str, document: dict[str, Any]) -> None:
     """Write one document; other processes notice before their next search."""
-    with database.write() as session:
-        bump(session)
-        session.merge(SettingRow(name=name, value=document))
+    bump(session)
+    session.merge(SettingRow(name=name, value=document))
 
 
 def check_bundle(settings: Settings) -> Path:

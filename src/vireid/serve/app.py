@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vireid import __version__
-from vireid.errors import BusyError, InputError
+from vireid.errors import BusyError, InputError, StorageError
 from vireid.gallery import Gallery, Reranker
 from vireid.serve import routes_admin, routes_items, routes_page, routes_search
 from vireid.serve.errors import status_and_sentence
@@ -81,6 +81,7 @@ def create_app(
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "page" / "static"), name="static")
     for kind in (InputError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, answer_error)
+    app.add_exception_handler(StorageError, fail)
     app.add_middleware(Guard, service=service)
     app.add_middleware(Watch, service=service)
     return app
@@ -91,6 +92,11 @@ async def answer_error(request: Request, error: Exception) -> Response:
     status, sentence = status_and_sentence(error)
     headers = {"retry-after": "5"} if isinstance(error, BusyError) else getattr(error, "headers", None)
     return error_answer(request.scope, status, sentence, headers)
+
+
+async def fail(_: Request, error: Exception) -> Response:
+    """Leave an exception that names the service's own files to the log, see `Watch`."""
+    raise error
 
 
 class Watch:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from vireid.errors import BusyError, InputError
+from vireid.errors import BusyError, InputError, StorageError
 from vireid.options import Options
 from vireid.serve.uploads import TooLarge, UnreadablePicture
 
@@ -64,7 +64,7 @@ def found(function: Callable[..., T], *arguments: Any, **named: Any) -> T:
     """Call a look-up by id; what is not there becomes 404."""
     try:
         return function(*arguments, **named)
-    except BusyError:
+    except (BusyError, StorageError):
         raise
     except InputError as error:
         raise HTTPException(404, str(error)) from None
@@ -82,7 +82,7 @@ def status_and_sentence(error: Exception) -> tuple[int, str]:
         return 415, str(error)
     if isinstance(error, BusyError):
         return 503, str(error)
-    if isinstance(error, InputError):
+    if isinstance(error, InputError) and not isinstance(error, StorageError):
         return 409, str(error)
     return 500, "the service has failed at this request: its log says why"
 

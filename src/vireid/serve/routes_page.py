@@ -8,7 +8,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Form, HTTPException, Query, Request
 from starlette.responses import RedirectResponse, Response
 
-from vireid.errors import InputError
 from vireid.gallery import Candidate, Confirmation, Item, Role, State
 from vireid.gallery import Query as GalleryQuery
 from vireid.gallery.types import Name, Text
@@ -140,8 +139,8 @@ def _looks(caller: Caller, case: str, query: str, candidates: Sequence[Candidate
 def _strip(caller: Caller, track: str) -> list[Item]:
     """Return up to `_STRIP` pictures of a track, evenly spread over the passage; none when it has been erased."""
     try:
-        items = [item for item in caller.gallery.track_items(track) if item.has_crop]
-    except InputError:
+        items = [item for item in found(caller.gallery.track_items, track) if item.has_crop]
+    except HTTPException:
         return []
     return items[:: max(1, -(-len(items) // _STRIP))]
 
@@ -199,8 +198,8 @@ def _under_verification(caller: Caller, case: str) -> list[Confirmation]:
 def _rows(caller: Caller, entry: Confirmation) -> list[dict[str, Any]]:
     """Return the row of a candidate, none when its track has been erased meanwhile."""
     try:
-        track, pictures = caller.gallery.track(entry.track), _strip(caller, entry.track)
-    except InputError:
+        track, pictures = found(caller.gallery.track, entry.track), _strip(caller, entry.track)
+    except HTTPException:
         return []
     asked = entry.query.removeprefix("item:") if entry.query.startswith("item:") else None
     known = asked if asked and caller.gallery.known([asked]) else None

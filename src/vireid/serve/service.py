@@ -18,7 +18,7 @@ from PIL import Image
 from sqlalchemy.exc import DataError, DBAPIError
 
 from vireid.data.images import pixels_of
-from vireid.errors import InputError
+from vireid.errors import InputError, StorageError
 from vireid.gallery import RERANKERS, Gallery, Query, Receipt, Reranker, SearchResult, image_fingerprint
 from vireid.gallery.keys import Claim
 from vireid.records import Modality
@@ -66,7 +66,7 @@ class Service:
         self._slots = CapacityLimiter(limits.searches)
         self._hashing = CapacityLimiter(1)
         self._loading = threading.Lock()
-        self._failing: dict[str, DBAPIError] = {}
+        self._failing: dict[str, Exception] = {}
         self._next_count = 0.0
         self._batchers = {id(gallery): self._batcher(gallery) for gallery in self.galleries}
         self._recent: OrderedDict[tuple[str, str], tuple[SearchResult, Why]] = OrderedDict()
@@ -148,12 +148,12 @@ class Service:
         A gallery that another process has deleted as a whole does not fail, it is left out.
         """
         name = gallery.settings.id
-        failure: DBAPIError | None = None
+        failure: Exception | None = None
         try:
             yield
         except DataError:  # this request's fault, not the gallery's
             raise
-        except DBAPIError as error:
+        except (DBAPIError, StorageError) as error:
             failure = error
             with suppress(InputError):  # a database that cannot be reached
                 failure = error if Gallery.exists(gallery.location) else None
