@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Form, HTTPException, Query, Request
 from starlette.responses import RedirectResponse, Response
 
+from vireid.errors import InputError
 from vireid.gallery import Candidate, Confirmation, Item, Role, State
 from vireid.gallery import Query as GalleryQuery
 from vireid.gallery.types import Name, Text
