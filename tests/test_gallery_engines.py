@@ -14,6 +14,7 @@ from milvus_server import Unavailable, milvus_uri
 from vireid.errors import InputError
 from vireid.gallery import Filter, Gallery, Query, Use
 from vireid.gallery.engines import NO_TIME, Rows, open_engine
+from vireid.gallery.engines.columns import Columns
 from vireid.gallery.engines.flat import MARGIN, WIDEST, FlatEngine
 from vireid.gallery.types import EVERYTHING, to_milliseconds
 
@@ -158,6 +159,34 @@ def assert_same_rows(engine, reference, queries):
     by_column += [Filter(persons=[person], tracks=TRACKS[:6]) for person in PERSONS[1:]]
     for where in (EVERYTHING, *by_column):
         assert_same_answer(engine, reference, queries, reference.count(), where)
+
+
+CHANGES = st.lists(st.tuples(st.sampled_from(["add", "delete"]), st.integers(0, 30), st.integers(1, 9)), max_size=12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(changes=CHANGES)
+def test_columns_after_any_changes_are_those_of_a_fresh_build(changes):
+    """Codes of texts that are gone are used again, and nothing of such a text is kept."""
+    engine, reference = ShelvedFlat(), ReferenceEngine()
+    for seed, (change, start, count) in enumerate(changes):
+        for part in (engine, reference):
+            if change == "add":
+                part.add(make_rows(seed, range(start, start + count)))
+            else:
+                part.delete(list(range(start, start + count)))
+    fresh, columns = Columns(), engine._columns
+    stored = sorted(reference.rows)
+    fresh.append(Rows(**{name: np.array([reference.rows[key][name] for key in stored]) for name in COLUMNS}))
+    order = np.argsort(columns["key"])
+    for name in ("camera", "track", "person"):
+        codes, built = columns._codes[name], fresh._codes[name]
+        assert columns.text(name, order).tolist() == fresh.text(name, np.arange(len(fresh))).tolist()
+        assert sorted(filter(None, codes._texts)) == sorted(filter(None, built._texts))
+        assert {text: codes._rows[code] for text, code in codes._code.items()} == {
+            text: built._rows[code] for text, code in built._code.items()
+        }
+        assert len(codes._texts) == len(codes._code) + len(codes._free)
 
 
 def test_an_answer_is_padded_where_rows_are_few(engine):

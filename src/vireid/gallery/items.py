@@ -97,7 +97,7 @@ def put_items(
     blobs: Sequence[bytes],
     crops: Sequence[bytes | None],
 ) -> dict[str, str | None]:
-    """Insert items, or replace those whose ids are stored already.
+    """Insert items, or replace those whose ids are stored already; what is stored just so is left alone.
 
     Returns:
         by id, of the items that changed in anything, the SHA-256 of the picture before, None without one.
@@ -106,7 +106,11 @@ def put_items(
         InputError: when a track would span two cameras or modalities.
         UnderVerification: when people have looked at what would change.
     """
-    replaced = _replaced(session, items, blobs, crops)
+    replaced, same = _replaced(session, items, blobs, crops)
+    new = [entry for entry in zip(items, blobs, crops, strict=True) if entry[0].id not in same]
+    if not new:
+        return replaced
+    items, blobs, crops = zip(*new, strict=True)
     _put_cameras_and_tracks(session, items)
     left = _tracks_now(session, [item.id for item in items])
     added = to_milliseconds(utc_now())
@@ -224,7 +228,8 @@ def remove_items(session: Session, revision: int, *where: ColumnElement[bool]) -
 
 def _replaced(
     session: Session, items: Sequence[NewItem], blobs: Sequence[bytes], crops: Sequence[bytes | None]
-) -> dict[str, str | None]:
+) -> tuple[dict[str, str | None], set[str]]:
+    """Return what `put_items` returns, and the ids of the items that are stored just so."""
     after = {item.id: (*_row(item).values(), *rest) for item, *rest in zip(items, blobs, crops, strict=True)}
     before = {row.id: row for row in session.execute(_STORED, {"ids": list(after)})}
     changed = {id: row for id, row in before.items() if tuple(row) != after[id]}
@@ -244,7 +249,8 @@ def _replaced(
             "store the new picture under another id and track, or erase the track first",
             item,
         )
-    return {id: None if row.jpeg is None else hashlib.sha256(row.jpeg).hexdigest() for id, row in changed.items()}
+    digests = {id: None if row.jpeg is None else hashlib.sha256(row.jpeg).hexdigest() for id, row in changed.items()}
+    return digests, set(before) - set(changed)
 
 
 def _tracks_now(session: Session, ids: Iterable[str]) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import reduce
 from operator import iand
 from typing import Any
@@ -16,30 +17,43 @@ Mask = NDArray[np.bool_]
 
 
 class Codes:
-    """A column of text as small integers; the texts stand once in a vocabulary."""
+    """A column of text as small integers; the texts stand once in a vocabulary, with how many rows each has."""
 
     def __init__(self) -> None:
         self._code: dict[str, int] = {}
         self._texts: list[str] = []
+        self._rows: list[int] = []
+        self._free: list[int] = []
 
     def encode(self, texts: NDArray[np.object_]) -> NDArray[np.int32]:
-        """Return the code of each text, new texts getting new codes."""
-        for text in texts:
+        """Return the code of each text, new texts getting new codes, and count the rows."""
+        for text, rows in Counter(texts.tolist()).items():
             if text not in self._code:
-                self._code[text] = len(self._texts)
-                self._texts.append(text)
+                self._code[text] = self._new(text)
+            self._rows[self._code[text]] += rows
         return np.fromiter((self._code[text] for text in texts), np.int32, len(texts))
 
     def decode(self, codes: NDArray[np.int32]) -> NDArray[np.object_]:
         """Return the text of each code."""
         return np.fromiter((self._texts[code] for code in codes.flat), object, codes.size).reshape(codes.shape)
 
-    def compact(self, codes: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Forget the texts that a column does not use and return it in the codes of the others."""
-        used = np.bincount(codes, minlength=len(self._texts)) > 0
-        self._texts = [text for text, kept in zip(self._texts, used, strict=True) if kept]
-        self._code = {text: code for code, text in enumerate(self._texts)}
-        return (np.cumsum(used, dtype=np.int32) - 1)[codes]
+    def forget(self, codes: NDArray[np.int32]) -> None:
+        """Take rows out of the count, and forget the texts whose last row goes; their codes are used again."""
+        for code, rows in Counter(codes.tolist()).items():
+            self._rows[code] -= rows
+            if not self._rows[code]:
+                del self._code[self._texts[code]]
+                self._texts[code] = ""
+                self._free.append(code)
+
+    def _new(self, text: str) -> int:
+        if self._free:
+            code = self._free.pop()
+            self._texts[code] = text
+            return code
+        self._texts.append(text)
+        self._rows.append(0)
+        return len(self._texts) - 1
 
     def match(self, codes: NDArray[np.int32], wanted: tuple[str, ...]) -> Mask:
         """Return where a column of codes is one of the wanted texts."""
@@ -84,11 +98,11 @@ class Columns:
 
     def keep(self, mask: Mask) -> None:
         """Leave only the rows of a mask, in their order; texts that no row uses any more are forgotten too."""
+        for name, codes in self._codes.items():
+            codes.forget(self[name][~mask])
         for name in self._arrays:
             self._arrays[name] = self[name][mask]
         self._size = int(mask.sum())
-        for name, codes in self._codes.items():
-            self._arrays[name] = codes.compact(self._arrays[name])
 
     def text(self, name: str, index: NDArray[np.int64]) -> NDArray[np.object_]:
         """Return the texts of a column at an index of any shape."""
