@@ -275,6 +275,11 @@ def test_confirmation_errors(gallery):
     gallery.erase(USE, person="person 0")
     with pytest.raises(InputError, match="there is no item 'p0-t0-0'"):
         gallery.confirmations.propose("item:p0-t0-0", "p1-t1", USE)
+    proposed = gallery.confirmations.propose("sha256:0", "p1-t1", USE)
+    decisions = (gallery.confirmations.confirm, gallery.confirmations.reject)
+    for decide in (*decisions, lambda _, use: gallery.confirmations.propose("sha256:1", "p1-t1", use)):
+        with pytest.raises(InputError, match="give a purpose and a case"):
+            decide(proposed.id, Use(purpose=" ", case=""))
     for call in (gallery.confirmations.get, lambda i: gallery.confirmations.confirm(i, USE)):
         with pytest.raises(InputError, match="there is no confirmation 'x'"):
             call("x")

@@ -57,7 +57,7 @@ def on_ray(job: Job, parts: Sequence[Part], workers: int | None = None) -> Itera
     try:
         import ray
     except ModuleNotFoundError as error:
-        raise InputError("--engine ray needs Ray: pip install 'vireid[ray]'") from error
+        raise InputError("--engine ray needs Ray: pip install '.[ray]' in the checkout") from error
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
     logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -229,4 +229,4 @@ def _describe(path: Path, embedder: Embedder, card: BundleCard, modality: Modali
 def _require_onnx() -> None:
     for name in ("onnx", "onnxruntime"):
         if find_spec(name) is None:
-            raise InputError(f"export needs {name}: pip install 'vireid[onnx]'")
+            raise InputError(f"export needs {name}: pip install '.[onnx]' in the checkout")

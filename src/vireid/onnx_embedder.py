@@ -78,7 +78,7 @@ def _open(path: Path, threads: int) -> tuple[Modality, Any]:
     try:
         import onnxruntime
     except ModuleNotFoundError as error:
-        raise InputError("ONNX models need onnxruntime: pip install 'vireid[onnx]'") from error
+        raise InputError("ONNX models need onnxruntime: pip install '.[onnx]' in the checkout") from error
     if not path.is_file():
         raise InputError(f"model {path}: no such file; write it by vireid export")
     available = onnxruntime.get_available_providers()

@@ -78,13 +78,11 @@ def _decide(
     case: str,
 ) -> None:
     from vireid.gallery import Gallery, Query, image_fingerprint
-    from vireid.gallery.search import check_use
 
     if (image is None) == (item is None):
         raise InputError("name the picture that was searched with, or --item ID, one of the two")
     use = use_of(purpose, case)
     with Gallery.open(gallery) as opened:
-        check_use(use, opened.settings.require_purpose)
         query = image_fingerprint(image) if image else Query.from_item(opened, str(item)).fingerprint
         proposed = opened.confirmations.propose(query, track, use)
         decided = getattr(opened.confirmations, decision)(proposed.id, use)

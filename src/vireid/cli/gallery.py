@@ -116,7 +116,7 @@ def add(
     try:
         from vireid.ingest import Plan, check_source, ingest
     except ModuleNotFoundError as error:
-        raise InputError(f"gallery add needs {error.name}: pip install 'vireid[video]'") from error
+        raise InputError(f"gallery add needs {error.name}: pip install '.[video]' in the checkout") from error
     plan = Plan.of(camera=tuple(camera or ()), modality=modality, start=start)
     if bundle is not None and not Gallery.exists(gallery):
         check_source(source, plan)
@@ -157,12 +157,15 @@ def search(
     --purpose "lost child" --case 2026-117 --among visible --sheet sheet.html`
     """
     from vireid.gallery import Filter, Gallery, NFormerReranker, Query, contact_sheet, require_sheet_place
-    from vireid.gallery.search import SearchOptions, check_use
+    from vireid.gallery.search import SearchOptions
+    from vireid.gallery.types import check_use
 
     if sheet is not None:
         require_sheet_place(sheet)
     if (image is None) == (item is None):
         raise InputError("search with a picture or with --item ID, one of the two")
+    if rerank is not None and refine is not None:
+        raise InputError("--refine re-ranks already: leave --rerank out")
     conditions = {"cameras": camera, "modality": among, "start": start, "end": end, "persons": person}
     where, use = checked(Filter, conditions, "cannot use"), use_of(purpose, case)
     options = SearchOptions(top, where, rerank, rerank_top, below)

@@ -52,7 +52,7 @@ def ingest(
         from vireid.ingest import Plan
         from vireid.ingest import ingest as run
     except ModuleNotFoundError as error:
-        raise InputError(f"ingest needs {error.name}: pip install 'vireid[video]'") from error
+        raise InputError(f"ingest needs {error.name}: pip install '.[video]' in the checkout") from error
 
     began = time.monotonic()
     with Gallery.open(gallery) as target:

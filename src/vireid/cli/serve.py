@@ -25,6 +25,6 @@ def serve(
     try:
         from vireid import serve as service
     except ModuleNotFoundError as error:
-        raise InputError(f"serving needs {error.name}: pip install 'vireid[gallery,serve]'") from error
+        raise InputError(f"serving needs {error.name}: pip install '.[gallery,serve]' in the checkout") from error
 
     service.serve(gallery, host=host, port=port, refine=refine, limits=service.Limits.parse(bounds or []))

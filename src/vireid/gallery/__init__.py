@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from vireid.errors import InputError
 
 if _missing := [name for name in ("alembic", "faiss", "sqlalchemy") if find_spec(name) is None]:
-    raise InputError(f"the gallery needs {_missing[0]}: pip install 'vireid[gallery]'")
+    raise InputError(f"the gallery needs {_missing[0]}: pip install '.[gallery]' in the checkout")
 
 from vireid.gallery.audit import AuditLog
 from vireid.gallery.calibration import Calibration, PairCalibration, calibrate

@@ -7,6 +7,7 @@ rejected are final. (EU AI Act, Article 14(5): no action on a match without sepa
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, select
@@ -17,7 +18,7 @@ from vireid.gallery.audit import AuditLog
 from vireid.gallery.database import Database, lock_writers
 from vireid.gallery.items import keys_of
 from vireid.gallery.schema import ConfirmationRow, TrackRow
-from vireid.gallery.types import Confirmation, State, Use, from_milliseconds, to_milliseconds, utc_now
+from vireid.gallery.types import Confirmation, State, Use, check_use, from_milliseconds, to_milliseconds, utc_now
 
 # built once: building a statement takes longer than running it
 _STATES = select(ConfirmationRow.track, ConfirmationRow.state).where(
@@ -26,11 +27,10 @@ _STATES = select(ConfirmationRow.track, ConfirmationRow.state).where(
 
 
 class Confirmations:
-    """The candidates of one gallery that people verify."""
+    """The candidates of one gallery that people verify; `strict` says whether it asks for a purpose and a case."""
 
-    def __init__(self, database: Database, audit: AuditLog) -> None:
-        self._database = database
-        self._audit = audit
+    def __init__(self, database: Database, audit: AuditLog, strict: Callable[[], bool]) -> None:
+        self._database, self._audit, self._strict = database, audit, strict
 
     def propose(self, query: str, track: str, use: Use) -> Confirmation:
         """Put a track forward as showing the person of a query, in the case of `use`; once is enough.
@@ -41,8 +41,9 @@ class Confirmations:
             use: who and in which case.
 
         Raises:
-            InputError: when there is no such track, or the query is an item that is not stored.
+            InputError: when there is no such track, the query is no item that is stored, or the use says too little.
         """
+        check_use(use, self._strict())
         with self._database.write() as session:
             lock_writers(session)
             if session.get(TrackRow, track) is None:
@@ -73,8 +74,10 @@ class Confirmations:
         """Verify a candidate; the second verification must come from another user.
 
         Raises:
-            InputError: when this user has verified it already, it is decided, or it belongs to another case.
+            InputError: when this user has verified it already, it is decided, it belongs to another case, or the use
+                says too little.
         """
+        check_use(use, self._strict())
         with self._database.write() as session:
             row = _undecided(session, confirmation_id, use)
             if use.user in row.verified_by:
@@ -90,8 +93,9 @@ class Confirmations:
         """Decide that a candidate shows somebody else.
 
         Raises:
-            InputError: when it is decided already, or belongs to another case.
+            InputError: when it is decided already, belongs to another case, or the use says too little.
         """
+        check_use(use, self._strict())
         with self._database.write() as session:
             row = _undecided(session, confirmation_id, use)
             row.state, row.rejected_by = State.REJECTED.value, use.user

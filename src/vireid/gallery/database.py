@@ -96,7 +96,7 @@ def connect(url: URL) -> Engine:
             url = url.set(query={**_REACHABLE, **url.query})
             return create_engine(url, pool_pre_ping=True, hide_parameters=True)
     except ModuleNotFoundError as error:
-        raise InputError("PostgreSQL needs psycopg: pip install 'vireid[postgres]'") from error
+        raise InputError("PostgreSQL needs psycopg: pip install '.[postgres]' in the checkout") from error
     connection = {"timeout": _PATIENCE}
     engine = create_engine(url, connect_args=connection, pool_size=32, max_overflow=32, hide_parameters=True)
     event.listen(engine, "connect", _prepare)

@@ -15,8 +15,7 @@ import numpy as np
 from vireid.errors import InputError
 from vireid.files import replacing
 from vireid.gallery.gallery import Gallery
-from vireid.gallery.search import check_use
-from vireid.gallery.types import Confirmation, Filter, Item, State, Use, utc_now
+from vireid.gallery.types import Confirmation, Filter, Item, State, Use, check_use, utc_now
 from vireid.options import checked
 
 NOTICE = (

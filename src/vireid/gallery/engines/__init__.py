@@ -20,7 +20,7 @@ def check_engine(spec: str) -> str:
     if spec != "flat" and not (name == "milvus" and address):
         raise InputError(f"unknown engine {spec!r}: use flat, or milvus:URI such as milvus:http://localhost:19530")
     if name == "milvus" and find_spec("pymilvus") is None:
-        raise InputError("the milvus engine needs pymilvus: pip install 'vireid[milvus]'")
+        raise InputError("the milvus engine needs pymilvus: pip install '.[milvus]' in the checkout")
     return name
 
 
