@@ -1,7 +1,11 @@
 """One suite for every vector engine: the NumPy reference, `flat`, and a real Milvus server where one can be started."""
 
+import importlib
+import sys
 import threading
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -11,7 +15,7 @@ from hypothesis import strategies as st
 from gallery_oracle import COLUMNS, ReferenceEngine
 from gallery_people import make_people
 from milvus_server import Unavailable, milvus_uri
-from vireid.errors import InputError
+from vireid.errors import BusyError, InputError
 from vireid.gallery import Filter, Gallery, Query, Use
 from vireid.gallery.engines import NO_TIME, Rows, open_engine
 from vireid.gallery.engines.columns import Columns
@@ -250,6 +254,35 @@ def test_a_gallery_on_milvus(milvus, tmp_path):
         assert other.search(query, use=use, k=1).candidates[0].item.person != "person 0"
     Gallery.destroy(place, use)
     assert not place.exists()
+
+
+CALLS = [
+    lambda e: e.add(make_rows(0, [1])),
+    lambda e: e.search(make_queries(0, 1), 1, EVERYTHING),
+    lambda e: e.delete([1]),
+    lambda e: e.delete(),
+    lambda e: e.count(),
+    lambda e: e.maintain(),
+    lambda e: e.drop(),
+]
+
+
+@pytest.mark.parametrize("kind", ["MilvusException", "RpcError"])
+def test_a_milvus_that_fails_is_one_sentence(monkeypatch, kind):
+    """A stand-in for the library: it is not everywhere, and a server does not fail at will."""
+    failures = {name: type(name, (Exception,), {}) for name in ("MilvusException", "RpcError")}
+    fails = Mock(side_effect=failures[kind]("lost\nmore"))
+    names = ("upsert", "search", "delete", "query", "query_iterator", "flush", "compact", "drop_collection")
+    client = Mock(return_value=Mock(**dict.fromkeys(names, fails)))
+    library = {"DataType": Mock(), "MilvusClient": client, "MilvusException": failures["MilvusException"]}
+    for name, content in (("pymilvus", library), ("grpc", {"RpcError": failures["RpcError"]})):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(**content))
+    monkeypatch.delitem(sys.modules, "vireid.gallery.engines.milvus", raising=False)
+    engine = importlib.import_module("vireid.gallery.engines.milvus").MilvusEngine("uri", "test", DIM)
+    monkeypatch.delitem(sys.modules, "vireid.gallery.engines.milvus")
+    for call in CALLS:
+        with pytest.raises(BusyError, match=r"Milvus server has failed \(lost\): try again"):
+            call(engine)
 
 
 def test_flat_is_exact_among_near_copies():

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from grpc import RpcError
 from numpy.typing import ArrayLike, NDArray
 from pymilvus import DataType, MilvusClient, MilvusException
 
-from vireid.errors import InputError
+from vireid.errors import BusyError, InputError
 from vireid.gallery.engines.base import Hits, Rows, check_queries, time_range
 from vireid.gallery.types import Filter
 
@@ -23,10 +26,20 @@ TOKEN_VARIABLE = "VIREID_MILVUS_TOKEN"
 _MESSAGE_BYTES = 32 * 2**20
 _TEXT_BYTES = 1024
 _MOST_HITS = 16_384
+_FAILURES = (MilvusException, RpcError)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except _FAILURES as error:
+        reason = str(error).partition("\n")[0]
+        raise BusyError(f"the gallery's Milvus server has failed ({reason}): try again when it is mended") from error
 
 
 class MilvusEngine:
-    """See `VectorEngine`.
+    """See `VectorEngine`; what needs the server raises `BusyError` when it fails.
 
     Args:
         uri: of the server; credentials come from `$VIREID_MILVUS_TOKEN` as `user:password`.
@@ -47,15 +60,17 @@ class MilvusEngine:
             if not self._client.has_collection(collection):
                 self._create()
             self._client.load_collection(collection)
-        except MilvusException as error:
+        except _FAILURES as error:
             raise InputError(f"Milvus at {uri} does not answer ({error}): start it, or mend the URI") from error
 
+    @_explained()
     def add(self, rows: Rows) -> None:
         """See `VectorEngine.add`."""
         step = max(1, _MESSAGE_BYTES // (4 * self.dim + 256))
         for start in range(0, len(rows), step):
             self._client.upsert(self._name, [_entity(rows, i) for i in range(start, min(start + step, len(rows)))])
 
+    @_explained()
     def search(self, queries: NDArray[np.float32], k: int, where: Filter) -> Hits:
         """See `VectorEngine.search`.
 
@@ -82,22 +97,26 @@ class MilvusEngine:
                 result.tracks[row, column] = hit["entity"]["track"]
         return result
 
+    @_explained()
     def delete(self, keys: ArrayLike | None = None) -> None:
         """See `VectorEngine.delete`."""
         gone = self._keys() if keys is None else np.asarray(keys, np.int64)
         for start in range(0, len(gone), 5000):
             self._client.delete(self._name, filter=f"id in {gone[start : start + 5000].tolist()}")
 
+    @_explained()
     def count(self) -> int:
         """See `VectorEngine.count`."""
         answer = self._client.query(self._name, filter="", output_fields=["count(*)"], consistency_level="Strong")
         return int(answer[0]["count(*)"])
 
+    @_explained()
     def maintain(self) -> None:
         """Write out what is in memory and ask for deleted rows to be compacted away."""
         self._client.flush(self._name)
         self._client.compact(self._name)
 
+    @_explained()
     def drop(self) -> None:
         """Remove the collection."""
         self._client.drop_collection(self._name)
