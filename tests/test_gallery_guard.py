@@ -242,7 +242,7 @@ def test_two_people_confirm(gallery, query):
     assert (twice.state, twice.verified_by) == (State.CONFIRMED, ("ada", "eve"))
     for decide in (gallery.confirmations.confirm, gallery.confirmations.reject):
         with pytest.raises(InputError, match="was confirmed already: that decision is final"):
-            decide(found.id, Use(user="third", purpose="", case=USE.case))
+            decide(found.id, Use(user="third", purpose="lost child", case=USE.case))
     entry = gallery.audit.entries()[-1].entry
     assert (entry["action"], entry["verified_by"], entry["query"]) == ("confirm", ["ada", "eve"], query.fingerprint)
 

@@ -16,7 +16,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from vireid.losses import (
@@ -80,7 +80,9 @@ class FusionOptions(Options):
 class MSCLNetOptions(AGWNetworkOptions):
     """MSCLNet's options; AGW is the one with all `weights` 0."""
 
-    share: Literal["agw", "none"] = Field("agw", description="none = two full trunks, as the paper's Fig. 3 draws")
+    share: Literal["agw", "none"] = Field(
+        "agw", description="none = two full trunks, whatever specific_until says, as the paper's Fig. 3 draws"
+    )
     base: bool = Field(True, description="add AGW's losses, which Eq. 17 leaves out and the ablation has")
     wrt: WeightForm = Field("reference", description="exact = the printed formula without the code's epsilon")
     stripes: int = Field(
@@ -100,12 +102,6 @@ class MSCLNetOptions(AGWNetworkOptions):
     ca_key: Literal["pair", "visible"] = Field("pair", description="sub-class of f^s: both cameras', or the visible's")
     inter: InterForm = Field("identities", description="mean over pairs of identities, or of images as printed")
     weights: LossWeights = LossWeights()
-
-    @model_validator(mode="after")
-    def _shares_a_trunk(self) -> MSCLNetOptions:
-        if self.share == "none" and self.specific_until != "stem":
-            raise ValueError(f"share=none shares no stage: leave specific_until={self.specific_until} out")
-        return self
 
 
 class SynergyFusion(nn.Module):
@@ -148,9 +144,10 @@ class MSCLNet(AGWNetwork):
     Options = MSCLNetOptions
 
     def __init__(self, num_classes: int, backbone: BackboneOptions, options: MSCLNetOptions) -> None:
-        super().__init__(num_classes, backbone, options)
+        apart = {"specific_until": "stem"} if options.share == "none" else {}
+        super().__init__(num_classes, backbone, options.model_copy(update=apart))
         self.options = o = options
-        if o.share == "none":
+        if apart:
             _separate_trunks(self.network)
         self.wrt = WeightedRegularizedTriplet(o.wrt)
         dim, streams = self.embedding_dim, {"shared": 1, "separate": len(Modality)}
