@@ -81,7 +81,7 @@ class MSCLNetOptions(AGWNetworkOptions):
     """MSCLNet's options; AGW is the one with all `weights` 0."""
 
     share: Literal["agw", "none"] = Field(
-        "agw", description="none = two full trunks, whatever specific_until says, as the paper's Fig. 3 draws"
+        "agw", description="none = two full trunks, as the paper's Fig. 3 draws, whatever specific_until says"
     )
     base: bool = Field(True, description="add AGW's losses, which Eq. 17 leaves out and the ablation has")
     wrt: WeightForm = Field("reference", description="exact = the printed formula without the code's epsilon")
