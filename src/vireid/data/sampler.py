@@ -119,14 +119,16 @@ def _cross_batches(
         if not (modality == m).any():
             raise InputError(f"no {m} image to train on: set sampling.{m}=0, sampling.kind=single, or add images")
     turn = _turns(sampling)
-    tables = [(_rows_by_label(labels, modality == m), k, (turn < 0) | (turn % len(Modality) == m)) for m, k in wanted]
-    usable = np.flatnonzero(np.all([counts > 0 for (_, _, counts), _, _ in tables], axis=0))
+    tables = [
+        (m, k, _rows_by_label(labels, modality == m), (turn < 0) | (turn % len(Modality) == m)) for m, k in wanted
+    ]
+    usable = np.flatnonzero(np.all([counts > 0 for _, _, (_, _, counts), _ in tables], axis=0))
     _require_identities(len(usable), sampling.identities, "images in every sampled modality")
     choose = _pivots if sampling.kind == "pivot" else _uniform
     batches: list[Indices] = []
     for chosen, pivot in choose(labels, modality, usable, sampling, rng):
         parts = []
-        for (m, k), ((rows, starts, counts), _, shown) in zip(wanted, tables, strict=True):
+        for m, k, (rows, starts, counts), shown in tables:
             drawn = rows[starts[chosen][:, None] + rng.integers(counts[chosen][:, None], size=(len(chosen), k))]
             if pivot is not None and modality[pivot] == m:
                 drawn[0, 0] = pivot
