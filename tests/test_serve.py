@@ -258,6 +258,7 @@ BAD_SEARCHES = [
     ({**SEARCH, "vector": [1.0]}, 422, "give exactly one of item, vector"),
     ({**SEARCH, "item": "../../etc/passwd"}, 404, "../../etc/passwd"),
     ({**SEARCH, "item": "a\u0000b"}, 422, "item: is blank or holds control characters"),
+    ({**SEARCH, "case": "a\u0000b"}, 422, "case: is blank or holds control characters"),
     ({**SEARCH, "k": 0}, 422, "k:"),
     ({**SEARCH, "k": 10**30}, 422, "k:"),
     ({**SEARCH, "rerank": "magic"}, 422, "rerank:"),

@@ -8,6 +8,10 @@ class InputError(ValueError):
     """
 
 
+class MissingError(InputError):
+    """What an id names is not there, or not any more."""
+
+
 class BusyError(InputError):
     """Nothing is wrong with the input, but the place is taken for now: the same again, later, may work."""
 

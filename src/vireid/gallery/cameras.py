@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from vireid.errors import InputError
+from vireid.errors import MissingError
 from vireid.gallery.audit import AuditLog
 from vireid.gallery.database import Database
 from vireid.gallery.schema import CameraRow
@@ -29,12 +29,12 @@ class CameraRegister:
         """Return one camera.
 
         Raises:
-            InputError: when it is not in the register.
+            MissingError: when it is not in the register.
         """
         with self._database.read() as records:
             row = records.execute(select(CameraRow).where(CameraRow.id == camera_id)).first()
         if row is None:
-            raise InputError(f"there is no camera {camera_id!r} in this gallery: see `vireid gallery cameras`")
+            raise MissingError(f"there is no camera {camera_id!r} in this gallery: see `vireid gallery cameras`")
         return _camera(row)
 
     def put(self, camera: Camera, *, use: Use | None = None) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Row, distinct, func, select, text
 
-from vireid.errors import InputError
+from vireid.errors import MissingError
 from vireid.gallery import items as store
 from vireid.gallery.database import Database
 from vireid.gallery.schema import CameraRow, CropRow, ItemRow, StateRow, TrackRow
@@ -55,7 +55,7 @@ class Catalogue:
         """Return one item.
 
         Raises:
-            InputError: when it is not stored.
+            MissingError: when it is not stored.
         """
         with self.database.read() as records:
             row = records.execute(store.select_items(ItemRow.id == item_id)).first()
@@ -73,7 +73,7 @@ class Catalogue:
         """Return an item's picture as JPEG bytes, or None when it was stored without one.
 
         Raises:
-            InputError: when the item is not stored.
+            MissingError: when the item is not stored.
         """
         with self.database.read() as records:
             return records.scalars(select(CropRow.jpeg).where(CropRow.key == self._key(records, item_id))).first()
@@ -82,7 +82,7 @@ class Catalogue:
         """Return the embeddings (N, D) of items, in the order asked for.
 
         Raises:
-            InputError: when one is not stored.
+            MissingError: when one is not stored.
         """
         wanted = list(ids)
         with self.database.read() as records:
@@ -111,19 +111,19 @@ class Catalogue:
         """Return one track.
 
         Raises:
-            InputError: when it is not stored.
+            MissingError: when it is not stored.
         """
         with self.database.read() as records:
             found = store.tracks_of(records, [track_id])
         if track_id not in found:
-            raise InputError(f"there is no track {track_id!r} in this gallery: it may have been deleted")
+            raise MissingError(f"there is no track {track_id!r} in this gallery: it may have been deleted")
         return found[track_id]
 
     def track_items(self, track_id: str) -> list[Item]:
         """Return a track's items by time.
 
         Raises:
-            InputError: when there is no such track.
+            MissingError: when there is no such track.
         """
         track = self.track(track_id)
         with self.database.read() as records:
@@ -200,5 +200,5 @@ def _count(records: Connection, table: Any) -> int:
     return records.scalar(select(func.count()).select_from(table)) or 0
 
 
-def _no_item(item_id: str) -> InputError:
-    return InputError(f"there is no item {item_id!r} in this gallery: it may have been deleted")
+def _no_item(item_id: str) -> MissingError:
+    return MissingError(f"there is no item {item_id!r} in this gallery: it may have been deleted")

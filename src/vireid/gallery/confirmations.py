@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, select
 from sqlalchemy.orm import Session
 
-from vireid.errors import InputError
+from vireid.errors import InputError, MissingError
 from vireid.gallery.audit import AuditLog
 from vireid.gallery.database import Database, lock_writers
 from vireid.gallery.items import keys_of
@@ -41,16 +41,17 @@ class Confirmations:
             use: who and in which case.
 
         Raises:
-            InputError: when there is no such track, the query is no item that is stored, or the use says too little.
+            InputError: when the use says too little.
+            MissingError: when the track, or the item that asked, is not stored.
         """
         check_use(use, self._strict())
         with self._database.write() as session:
             lock_writers(session)
             if session.get(TrackRow, track) is None:
-                raise InputError(f"there is no track {track!r} in this gallery: it may have been deleted")
+                raise MissingError(f"there is no track {track!r} in this gallery: it may have been deleted")
             kind, _, asked = query.partition(":")
             if kind == "item" and not keys_of(session, [asked]):  # the id may be another picture's one day
-                raise InputError(f"there is no item {asked!r} in this gallery: it may have been deleted, search again")
+                raise MissingError(f"there is no item {asked!r} in this gallery: search again")
             same = (ConfirmationRow.case == use.case, ConfirmationRow.query == query, ConfirmationRow.track == track)
             row = session.scalars(select(ConfirmationRow).where(*same)).first()
             if row is not None:
@@ -108,7 +109,7 @@ class Confirmations:
         """Return one.
 
         Raises:
-            InputError: when there is none of this id.
+            MissingError: when there is none of this id.
         """
         with self._database.read() as records:
             row = records.execute(select(ConfirmationRow).where(ConfirmationRow.id == confirmation_id)).first()
@@ -152,8 +153,8 @@ def _undecided(session: Session, confirmation_id: str, use: Use) -> Confirmation
     return row
 
 
-def _missing(confirmation_id: str) -> InputError:
-    return InputError(f"there is no confirmation {confirmation_id!r}: propose the candidate first")
+def _missing(confirmation_id: str) -> MissingError:
+    return MissingError(f"there is no confirmation {confirmation_id!r}: propose the candidate first")
 
 
 def _confirmation(row: Any) -> Confirmation:

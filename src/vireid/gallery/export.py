@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from vireid.errors import InputError
+from vireid.errors import InputError, MissingError
 from vireid.files import replacing
 from vireid.gallery.gallery import Gallery
 from vireid.gallery.types import Confirmation, Filter, Item, State, Use, check_use, utc_now
@@ -41,7 +41,8 @@ def export_subject(
         track: id of the track; give it or `person`.
 
     Raises:
-        InputError: unless exactly one is given and stored, or when `out` exists.
+        InputError: unless exactly one is given, or when `out` exists.
+        MissingError: when nothing is stored of it.
     """
     check_use(use, gallery.settings.require_purpose)
     if (person is None) == (track is None):
@@ -53,7 +54,7 @@ def export_subject(
     items = [item for batch, _ in gallery.scan(where) for item in batch]
     if not items:
         named = f"{'person' if person else 'track'} {person or track!r}"
-        raise InputError(f"nothing is stored of {named}: check how it is written, or whether it was deleted")
+        raise MissingError(f"nothing is stored of {named}: check how it is written, or whether it was deleted")
     started = utc_now()
     manifest = _manifest(gallery, items, use)
     details = {"person": person, "track": track, "items": len(items), "tracks": manifest["tracks"]}

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from vireid.errors import InputError
+from vireid.errors import InputError, MissingError
 from vireid.gallery.audit import AuditLog
 from vireid.gallery.database import Database
 from vireid.gallery.schema import KeyRow
@@ -113,12 +113,12 @@ class KeyRing:
         """End a key, at once and for good; `use` says who does.
 
         Raises:
-            InputError: when there is no such key.
+            MissingError: when there is no such key.
         """
         with self._database.write() as session:
             row = session.get(KeyRow, key_id)
             if row is None:
-                raise InputError(f"there is no key {key_id!r}: see `vireid keys list`")
+                raise MissingError(f"there is no key {key_id!r}: see `vireid keys list`")
             row.revoked = row.revoked or to_milliseconds(utc_now())
             key = _key(row)
             self._log("revoke key", use, key)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from vireid.errors import BusyError, InputError, StorageError
+from vireid.errors import InputError, MissingError
 from vireid.files import replacing, require_file_place, write_text
 from vireid.gallery.types import Candidate, SearchResult, Use, check_use
 
@@ -61,9 +61,7 @@ def contact_sheet(gallery: Gallery, result: SearchResult, out: Path, use: Use) -
     for candidate in result.candidates:
         try:
             crops.append(gallery.crop(candidate.item.id))
-        except (BusyError, StorageError):
-            raise
-        except InputError:  # not stored any more
+        except MissingError:
             continue
         shown.append(candidate.item.id)
         captions.append(caption(candidate))

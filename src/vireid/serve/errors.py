@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from vireid.errors import BusyError, InputError, StorageError
+from vireid.errors import BusyError, InputError, MissingError, StorageError
 from vireid.options import Options
 from vireid.serve.uploads import TooLarge, UnreadablePicture
 
-T = TypeVar("T")
 Responses = dict[int | str, dict[str, Any]]
 """What OpenAPI says of a route's answers by status."""
 
@@ -60,16 +59,6 @@ def error_responses(*statuses: int) -> Responses:
     return {status: {"model": Error, "description": _MEANINGS[status]} for status in chosen}
 
 
-def found(function: Callable[..., T], *arguments: Any, **named: Any) -> T:
-    """Call a look-up by id; what is not there becomes 404."""
-    try:
-        return function(*arguments, **named)
-    except (BusyError, StorageError):
-        raise
-    except InputError as error:
-        raise HTTPException(404, str(error)) from None
-
-
 def status_and_sentence(error: Exception) -> tuple[int, str]:
     """Return an error's HTTP status and what the client reads."""
     if isinstance(error, RequestValidationError):
@@ -80,6 +69,8 @@ def status_and_sentence(error: Exception) -> tuple[int, str]:
         return 413, str(error)
     if isinstance(error, UnreadablePicture):
         return 415, str(error)
+    if isinstance(error, MissingError):
+        return 404, str(error)
     if isinstance(error, BusyError):
         return 503, str(error)
     if isinstance(error, InputError) and not isinstance(error, StorageError):

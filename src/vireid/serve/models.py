@@ -21,7 +21,7 @@ from vireid.gallery import Camera, Confirmation, Filter, GalleryStats, Item, New
 from vireid.gallery.types import Days, ModalityName, Name, Text
 from vireid.options import Body, Options
 
-Reason = Annotated[str, StringConstraints(min_length=1, max_length=2000, pattern=r"^[^\x00]*\S[^\x00]*$")]
+Reason = Annotated[str, StringConstraints(min_length=1, max_length=2000, pattern=r"^[^\x00]*[^\s\x00][^\x00]*$")]
 """A purpose or a case reference: not blank."""
 
 Reranking = Literal["k-reciprocal", "parts", "nformer"]

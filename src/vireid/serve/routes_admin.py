@@ -13,7 +13,7 @@ from vireid import __version__
 from vireid.gallery import AuditEntry, Camera, Gallery, Key, Verification
 from vireid.gallery.types import Name
 from vireid.serve.auth import BEARER, Admin, Viewer
-from vireid.serve.errors import Responses, error_responses, found
+from vireid.serve.errors import Responses, error_responses
 from vireid.serve.models import CameraEntry, GalleryInfo, Health, KeyRequest, NewKey, Threshold
 from vireid.serve.service import Shared
 
@@ -98,7 +98,7 @@ async def create_key(request: KeyRequest, caller: Admin, service: Shared) -> New
 @router.delete("/keys/{id}", tags=["keys"], responses=error_responses(404))
 async def revoke_key(id: Name, caller: Admin, service: Shared) -> Key:
     """End a key, at once and for good."""
-    return await service.run(found, caller.gallery.keys.revoke, id, use=caller.use())
+    return await service.run(caller.gallery.keys.revoke, id, use=caller.use())
 
 
 @router.get("/audit", tags=["audit"], responses=error_responses())

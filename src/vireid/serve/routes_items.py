@@ -17,7 +17,7 @@ from vireid.errors import InputError
 from vireid.gallery import Confirmation, Receipt, State, contact_sheet, export_subject
 from vireid.gallery.types import Name, Text
 from vireid.serve.auth import BEARER, Admin, Caller, Operator, Viewer
-from vireid.serve.errors import Responses, error_responses, found
+from vireid.serve.errors import Responses, error_responses
 from vireid.serve.models import (
     Added,
     AddRequest,
@@ -82,7 +82,7 @@ async def confirmations(
 async def propose(request: ProposeRequest, caller: Operator, service: Shared) -> Confirmation:
     """Put a candidate of a search forward for verification by two people; once is enough."""
     use = caller.use(request.purpose, request.case)
-    return await service.run(found, caller.gallery.confirmations.propose, request.query, request.track, use)
+    return await service.run(caller.gallery.confirmations.propose, request.query, request.track, use)
 
 
 @router.post("/confirmations/{id}/{decision}", tags=["verification"], responses=error_responses(404, 413))
@@ -91,7 +91,7 @@ async def decide(
 ) -> Confirmation:
     """Confirm a candidate, which takes two distinct users, or reject it; both are final."""
     register = caller.gallery.confirmations
-    await service.run(found, register.get, id)
+    await service.run(register.get, id)
     return await service.run(getattr(register, decision), id, caller.use(why.purpose, why.case))
 
 
@@ -124,7 +124,7 @@ async def export(request: ExportRequest, caller: Operator, service: Shared) -> R
     """
     use = caller.use(request.purpose, request.case)
     write = partial(export_subject, caller.gallery, use=use, person=request.person, track=request.track)
-    archive = await service.run(found, written, "export.zip", write)
+    archive = await service.run(written, "export.zip", write)
     return attachment(archive, "export.zip")
 
 

@@ -9,12 +9,11 @@ from fastapi import APIRouter, Depends, Form, Query, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 
-from vireid.errors import InputError
+from vireid.errors import InputError, MissingError
 from vireid.gallery import Candidate, Confirmation, Item, Role, State
 from vireid.gallery import Query as GalleryQuery
 from vireid.gallery.types import Name, Text
 from vireid.serve.auth import COOKIE, Caller, Operator, Session, Viewer
-from vireid.serve.errors import found
 from vireid.serve.guard import client_address
 from vireid.serve.page.forms import DecisionForm, Known, PicturesForm, SearchForm
 from vireid.serve.page.render import html, wants_fragment
@@ -81,7 +80,7 @@ async def logout(request: Request, caller: Viewer, session: Signed, service: Sha
 @router.get("/")
 async def start(caller: Viewer, session: Signed, service: Shared, item: Known = None) -> Response:
     """Show the search form, with a stored picture chosen or none."""
-    chosen = await service.run(found, caller.gallery.item, item) if item else None
+    chosen = await service.run(caller.gallery.item, item) if item else None
     return await _search_page(service, caller, session, {"chosen": chosen})
 
 
@@ -141,8 +140,8 @@ def _looks(caller: Caller, case: str, query: str, candidates: Sequence[Candidate
 def _strip(caller: Caller, track: str) -> list[Item]:
     """Return up to `_STRIP` pictures of a track, evenly spread over the passage; none when it has been erased."""
     try:
-        items = [item for item in found(caller.gallery.track_items, track) if item.has_crop]
-    except HTTPException:
+        items = [item for item in caller.gallery.track_items(track) if item.has_crop]
+    except MissingError:
         return []
     return items[:: max(1, -(-len(items) // _STRIP))]
 
@@ -200,8 +199,8 @@ def _under_verification(caller: Caller, case: str) -> list[Confirmation]:
 def _rows(caller: Caller, entry: Confirmation) -> list[dict[str, Any]]:
     """Return the row of a candidate, none when its track has been erased meanwhile."""
     try:
-        track, pictures = found(caller.gallery.track, entry.track), _strip(caller, entry.track)
-    except HTTPException:
+        track, pictures = caller.gallery.track(entry.track), _strip(caller, entry.track)
+    except MissingError:
         return []
     asked = entry.query.removeprefix("item:") if entry.query.startswith("item:") else None
     known = asked if asked and caller.gallery.known([asked]) else None

@@ -11,7 +11,7 @@ from vireid.gallery import Filter, Item, SearchResult, Track
 from vireid.gallery import Query as GalleryQuery
 from vireid.gallery.types import Instant, ModalityName, Name, Names
 from vireid.serve.auth import BEARER, Viewer
-from vireid.serve.errors import Responses, error_responses, found
+from vireid.serve.errors import Responses, error_responses
 from vireid.serve.models import ItemCursor, ItemPage, PictureSearchForm, SearchRequest, TrackItems, TrackPage
 from vireid.serve.service import Shared
 
@@ -75,13 +75,13 @@ async def items(where: Where, caller: Viewer, service: Shared, limit: Limit = 10
 @router.get("/items/{id:path}", tags=["items"], responses=error_responses(404))
 async def item(id: Name, caller: Viewer, service: Shared) -> Item:
     """Return one item."""
-    return await service.run(found, caller.gallery.item, id)
+    return await service.run(caller.gallery.item, id)
 
 
 @router.get("/images/{id:path}", tags=["items"], response_class=Response, responses=error_responses(404) | _JPEG)
 async def image(id: Name, caller: Viewer, service: Shared) -> Response:
     """Return an item's picture."""
-    jpeg = await service.run(found, caller.gallery.crop, id)
+    jpeg = await service.run(caller.gallery.crop, id)
     if jpeg is None:
         raise HTTPException(404, f"item {id!r} was stored without a picture")
     return Response(jpeg, media_type="image/jpeg")
@@ -99,5 +99,5 @@ async def tracks(
 @router.get("/tracks/{id:path}", tags=["items"], responses=error_responses(404))
 async def track(id: Name, caller: Viewer, service: Shared) -> TrackItems:
     """Return a track and its items."""
-    found_track: Track = await service.run(found, caller.gallery.track, id)
-    return TrackItems(track=found_track, items=tuple(await service.run(caller.gallery.track_items, id)))
+    entry: Track = await service.run(caller.gallery.track, id)
+    return TrackItems(track=entry, items=tuple(await service.run(caller.gallery.track_items, id)))

@@ -24,7 +24,6 @@ from vireid.gallery.keys import Claim
 from vireid.records import Modality
 from vireid.serve.auth import Caller, Sessions
 from vireid.serve.batching import EmbeddingBatcher, Embeds, Vector
-from vireid.serve.errors import found
 from vireid.serve.limits import Buckets, Limits, Load, Refusal
 from vireid.serve.metrics import Metrics
 from vireid.serve.models import SearchOptions, Why
@@ -192,9 +191,9 @@ class Service:
         """Return the query that a stored item makes, with its picture where there is one.
 
         Raises:
-            HTTPException: 404 when there is no such item.
+            MissingError: when there is no such item.
         """
-        return await self.run(found, Query.from_item, caller.gallery, item_id)
+        return await self.run(Query.from_item, caller.gallery, item_id)
 
     def rerankings(self, caller: Caller) -> list[str]:
         """Return the names of the re-rankings that the caller's gallery offers."""
