@@ -88,7 +88,8 @@ classifiers) were chosen in view of these same figures, which flatter the recipe
 `python benchmarks/compare.py write` from the files in `benchmarks/results`, which `compare.py run` and `ladder.py`
 make. A line of one seed has no spread: differences of a few points between such lines mean nothing. An equal seed gives
 equal figures on one machine only: trainings repeated on another moved by up to 2.7 points of rank-1 and 2.5 of mAP.
-The renderer's last bits differ between kinds of processors, too: lines whose "pixels" have two hashes are of both.
+The renderer's last bits differ between kinds of processors, too: `a525ff91` and `d4a790c8` after "pixels" are two of
+them, and `15a4c44d` is version 1 of the renderer, whose visible and near-infrared images are the same.
 The encoders of NFormer's seeds 1 and 2 are such repetitions, so that its "encoder alone" is not MAUM's line.
 A `+` after a commit: with changes not yet committed. A rung that is the same training as another ladder's, to the bit,
 is trained once and stands in both.
@@ -124,7 +125,8 @@ read. `vireid train METHOD --data sysu_mm01 --root DIR`, and then
 `vireid evaluate runs/sysu_mm01-METHOD-0 --protocol sysu-all --protocol sysu-indoor`, is meant to reproduce a method on
 the real data; none has been run there yet. CAJ's row wants `--flip` in the evaluation, MAUM's `--set
 options.variant=part` in training, SPOT `vireid pose` before it, NFormer `--set encoder=RUN`, and RegDB ten trainings,
-one a split ([protocols](protocols.md#regdb-ten-splits-are-ten-models)).
+one a split ([protocols](protocols.md#regdb-ten-splits-are-ten-models)). Hi-CMD's run is `runs/sysu_mm01-hicmd-777`, by
+its recipe's seed, and its paper's figures are of `--protocol sysu-all-official`.
 
 Costs are those of `python benchmarks/compare.py cost`: forward, losses and backward of a resident batch,
 EfficientNet-Lite0 at 128 × 64, float32; NFormer's embedding is its encoder's and the refinement of all test images at
@@ -178,7 +180,8 @@ def starts(entries: Entries) -> str:
         own, seeds = definition(line.ladder), {e["seed"] for e in found[line]}
         rung = line.rung.removesuffix(SHIPPED)
         plain = of(near, Line(line.ladder, rung if rung in own["rungs"] else own["whole"]))
-        link = f"[{own['title']}](methods/{own['recipe']}.md)"
+        title = own["title"].replace(SHIPPED, "")
+        link = f"[{title}](methods/{own['recipe']}.md)"
         table.append(cells(link, "ImageNet", *scores([e for e in plain if e["seed"] in seeds])))
         table.append(cells("", "**vireid-lite0**", *scores(found[line])))
     return "\n".join(table)
@@ -233,7 +236,7 @@ def cells(*texts: str) -> str:
 
 def figure(found: dict[Line, Entries], costs: dict[str, Any]) -> Figure:
     """Draw every line's metrics with error bars, and mAP against both costs."""
-    drawn = Figure(figsize=(13, 4.6), layout="constrained")
+    drawn = Figure(figsize=(15, 4.6), layout="constrained")
     bars, *clouds = drawn.subplots(1, 3, width_ratios=(1.4, 1, 1))
     places = np.arange(len(found))
     for offset, (metric, name) in enumerate(METRICS.items()):
@@ -246,14 +249,14 @@ def figure(found: dict[Line, Entries], costs: dict[str, Any]) -> Figure:
     bars.legend(fontsize=8, loc="lower right")
     for axis, (key, name) in zip(clouds, COSTS.items(), strict=True):
         lowest = np.inf
-        for line, runs in found.items():  # best first: a label goes below the one before
-            if line.whole and key in costs.get(line.ladder, {}):
+        for line, runs in found.items():  # best first: a label goes below the one before; a start changes no cost
+            if line.whole and SHIPPED not in line.title and key in costs.get(line.ladder, {}):
                 place = costs[line.ladder][key], values(runs, "mAP").mean()
                 lowest = min(place[1], lowest - 3)
                 axis.plot(*place, "o", color="C0")
                 text = "   " + line.title.removesuffix(", transductive")
                 axis.annotate(text, place, (place[0], lowest), fontsize=7, va="center", arrowprops=LEADER)
-        axis.set_xlim(0, 1.6 * axis.dataLim.x1)
+        axis.set_xlim(0, 1.9 * axis.dataLim.x1)
         axis.set_xlabel(name)
         axis.set_ylabel("mAP, %")
         axis.grid(alpha=0.3)

@@ -667,3 +667,6 @@ def test_calibrate_embeds_with_the_gallery_s_bundle(run, manifest, tmp_path):
         assert result == gallery.calibration
         assert result.bundle_sha256 == gallery.settings.bundle_sha256
         assert list(result.pairs) == ["infrared-visible"]
+        assert result.pairs["infrared-visible"].num_genuine == 4 * 4 * 4  # of the four people who are not in `train`
+        with pytest.raises(InputError, match="all 64 labelled images are in the split `train`"):
+            calibrate(gallery, open_dataset("manifest", manifest).where(split="train"), target_fpr=0.1)

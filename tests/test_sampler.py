@@ -27,7 +27,7 @@ def test_epoch_length(visible, infrared, steps):
 @pytest.mark.parametrize(
     ("data", "images", "hicmd"),
     [
-        ("sysu_mm01", (22258, 11909), (20284, 9927)),  # Hi-CMD trains on the 296 identities without those of `val`
+        ("sysu_mm01", (22258, 11909), (20284, 9929)),  # Hi-CMD trains on the 296 identities without those of `val`
         ("regdb", (2060, 2060), (2060, 2060)),
         ("llcm", (16946, 13975), (16946, 13975)),
     ],

@@ -320,6 +320,8 @@ def calibrate(
 ) -> None:
     """Learn from labelled pictures what a gallery's similarities mean, and when to say that there is no match.
 
+    Pictures of the split `train` are left out.
+
     Example: `vireid calibrate --gallery station --root labelled/ --target-fpr 0.001 --figure roc.png`
     """
     from vireid.data import open_dataset

@@ -107,7 +107,7 @@ def evaluate(
     refine: Annotated[Path | None, typer.Option(help="run or bundle of a refiner, trained on this encoder")] = None,
     refine_set: Annotated[list[str] | None, typer.Option(help="how to refine, such as mode=local")] = None,
     roc: Annotated[bool, typer.Option("--roc", help="also true positive rates at given false positive rates")] = False,
-    distractors: Annotated[str | None, typer.Option(help="fill the gallery: a folder, or synthetic:N")] = None,
+    distractors: Annotated[str | None, typer.Option(help="fill the gallery: a folder of crops, or synthetic:N for rendered data")] = None,
     figure: Annotated[Path | None, figure_option("draw the distractor curve into this .png or .svg")] = None,
     options: Annotated[list[str] | None, typer.Option("--option", help="loader option, such as trial=3")] = None,
     override: Annotated[
@@ -129,7 +129,7 @@ def evaluate(
     `vireid evaluate best.safetensors --data manifest --root crops --query infrared --gallery visible --roc`,
     `vireid evaluate --features features.npz --protocol cross`,
     `vireid evaluate runs/agw --refine runs/nformer --refine-set mode=local`,
-    `vireid evaluate runs/sysu --protocol sysu-all --distractors synthetic:100000 --figure curve.png`
+    `vireid evaluate runs/sysu --protocol sysu-all --distractors crops/ --figure curve.png`
     """
     from vireid.evaluation.command import EvaluateRequest, refuse, run_evaluation
     from vireid.evaluation.tables import render, roc_table, write_json

@@ -143,14 +143,20 @@ def calibrate(
 
     Args:
         gallery: the `Gallery`.
-        records: labelled images of several people before several cameras.
+        records: labelled images of several people before several cameras. Those of the split `train` are left out:
+            strangers look less alike to a model that was trained on them, and the threshold would let too many pass.
         target_fpr: share of pairs of two people that may reach the threshold.
         progress: called with (images done, images in all).
 
     Raises:
-        InputError: see `fit_calibration`.
+        InputError: when all images are of the split `train`, or as `fit_calibration`.
     """
-    sample = thin(records)
+    held_out = records.take(records.split != "train")
+    if len(records) and not len(held_out):
+        raise InputError(
+            f"all {len(records)} labelled images are in the split `train`: calibrate on other people"
+        )
+    sample = thin(held_out)
     embedder = gallery.embedder()
     features = np.zeros((len(sample), embedder.embedding_dim), np.float32)
     done = 0
