@@ -136,7 +136,7 @@ def search(
     gallery: GalleryOption,
     image: Annotated[Path | None, typer.Argument(help="picture of one person, cut out")] = None,
     item: Annotated[str | None, typer.Option(help="search with a stored item in place of a picture")] = None,
-    modality: Annotated[str, typer.Option(help="sensor of the picture: visible or infrared")] = "infrared",
+    modality: Annotated[str | None, typer.Option(help="sensor of the picture, infrared by default")] = None,
     top: Annotated[int, typer.Option(help="tracks to show")] = 20,
     purpose: Purpose = "",
     case: Case = "",
@@ -147,7 +147,7 @@ def search(
     person: Persons = None,
     rerank: Annotated[str | None, typer.Option(help="k-reciprocal, or parts: the method's own distance")] = None,
     refine: Annotated[Path | None, typer.Option(help="bundle of a refiner such as nformer, to re-rank with")] = None,
-    rerank_top: Annotated[int, typer.Option(help="tracks that are re-ranked")] = 100,
+    rerank_top: Annotated[int | None, typer.Option(help="tracks that are re-ranked, 100 by default")] = None,
     below: Annotated[bool, typer.Option("--below", help="also show candidates below the threshold")] = False,
     sheet: Annotated[Path | None, typer.Option(help="contact sheet to write, .png or .html")] = None,
 ) -> None:
@@ -166,12 +166,19 @@ def search(
         raise InputError("search with a picture or with --item ID, one of the two")
     if rerank is not None and refine is not None:
         raise InputError("--refine re-ranks already: leave --rerank out")
+    if item is not None and modality is not None:
+        raise InputError("--modality is of a picture, a stored item has its own: leave it out")
+    if rerank_top is not None and rerank is None and refine is None:
+        raise InputError("--rerank-top would do nothing without --rerank or --refine: leave it out")
     conditions = {"cameras": camera, "modality": among, "start": start, "end": end, "persons": person}
     where, use = checked(Filter, conditions, "cannot use"), use_of(purpose, case)
-    options = SearchOptions(top, where, rerank, rerank_top, below)
+    options = SearchOptions(top, where, rerank, SearchOptions.rerank_top if rerank_top is None else rerank_top, below)
     with Gallery.open(gallery) as opened:
         check_use(use, opened.settings.require_purpose)
-        query = Query.from_item(opened, item) if item else Query.from_image(str(image), modality, opened.embedder())
+        if item is not None:
+            query = Query.from_item(opened, item)
+        else:
+            query = Query.from_image(str(image), modality or "infrared", opened.embedder())
         if refine is not None:
             options = replace(options, rerank=NFormerReranker.open(refine, opened))
         with progress_bar("reading vectors", console) as report:
@@ -340,19 +347,20 @@ def calibrate(
 
 
 def _print_candidates(result: SearchResult) -> None:
+    from vireid.gallery.wording import probability, strangers, when
+
     console.print(result.message, soft_wrap=True)
     if not result.candidates:
         return
     scored = any(c.score is not None for c in result.candidates)
     scores = ("score", "strangers as alike") if scored else ()
-    table = Table("rank", *scores, "camera", "time, UTC", Column("track, item", overflow="fold"), "verified")
+    table = Table("rank", *scores, "camera", "time", Column("track, item", overflow="fold"), "verified")
     for c in result.candidates:
-        time = f"{c.item.time:%Y-%m-%d %H:%M:%S}" if c.item.time else "unknown"
-        score = "not calibrated" if c.score is None else f"{c.score:.0%}"
-        strangers = "" if c.false_positive_rate is None else f"1 in {1 / c.false_positive_rate:,.0f}"
+        score = "not calibrated" if c.score is None else probability(c.score)
+        alike = "" if c.false_positive_rate is None else strangers(c.false_positive_rate)
         camera = f"{plain(c.item.camera)}, {c.item.modality}"
         ids = plain("\n".join(dict.fromkeys((c.track.id, c.item.id))))
-        table.add_row(str(c.rank), *((score, strangers) if scored else ()), camera, time, ids, c.state)
+        table.add_row(str(c.rank), *((score, alike) if scored else ()), camera, when(c.item.time), ids, c.state)
     console.print(table)
 
 

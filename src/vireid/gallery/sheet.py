@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from vireid.errors import InputError, MissingError
 from vireid.files import replacing, require_file_place, write_text
 from vireid.gallery.types import Candidate, SearchResult, Use, check_use
+from vireid.gallery.wording import probability, when
 
 if TYPE_CHECKING:
     from vireid.gallery.gallery import Gallery
@@ -89,9 +90,8 @@ def require_sheet_place(out: Path) -> None:
 def caption(candidate: Candidate) -> list[str]:
     """Return what a person must know beside a crop, a line each."""
     item = candidate.item
-    time = "time unknown" if item.time is None else f"{item.time:%Y-%m-%d %H:%M:%S} UTC"
-    score = "not calibrated" if candidate.score is None else f"score {candidate.score:.0%}"
-    return [f"{candidate.rank}. {candidate.state}", f"{item.camera}, {item.modality}", time, score]
+    score = "not calibrated" if candidate.score is None else f"score {probability(candidate.score)}"
+    return [f"{candidate.rank}. {candidate.state}", f"{item.camera}, {item.modality}", when(item.time), score]
 
 
 def _draw(result: SearchResult, crops: list[bytes | None], captions: list[list[str]]) -> Image.Image:

@@ -11,12 +11,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from vireid.gallery import Track
+from vireid.gallery.wording import probability, strangers, when
 from vireid.records import Modality
-
-
-def when(time: datetime | None) -> str:
-    """Return an instant for people, in UTC."""
-    return f"{time:%d %b %Y, %H:%M:%S} UTC" if time else "time unknown"
 
 
 def passage(track: Track) -> str:
@@ -31,16 +27,6 @@ def passage(track: Track) -> str:
 def field_time(time: datetime | None) -> str:
     """Return an instant as the browser's date fields take it."""
     return f"{time:%Y-%m-%dT%H:%M}" if time else ""
-
-
-def strangers(rate: float) -> str:
-    """Return an estimated false-positive rate as people read it: 0.00042 is "1 in 2,400"."""
-    return f"1 in {float(f'{1 / rate:.2g}'):,.0f}"
-
-
-def probability(score: float) -> str:
-    """Return a calibrated score for people; none is certain."""
-    return "> 0.99" if score > 0.99 else "< 0.01" if score < 0.01 else f"{score:.2f}"
 
 
 def sensor(modality: Modality) -> str:
