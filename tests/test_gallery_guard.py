@@ -631,6 +631,7 @@ def test_calibration_is_stored_for_other_processes(gallery):
     [
         (lambda r: r, 0, "between 0 and 1"),
         (lambda r: r, 1e-9, "cannot show a false positive rate of 1e-09"),
+        (lambda r: r.take(r.pid < 10), 1e-9, "or ask for 0.002 or more"),
         (lambda r: r.take(r.pid == 0), 0.1, "calibrate on a sample of several people"),
         (lambda r: r.take(r.camid == 0), 0.1, "each before at least two cameras"),
     ],
