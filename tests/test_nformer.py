@@ -41,7 +41,7 @@ from vireid.training.checkpoint import latest_checkpoint
 from vireid.training.optim import lr_factor
 from vireid.training.projection import train_projection
 
-PER_MODALITY = {"neighbour_mode": "per_modality", "same_neighbors": 4, "cross_neighbors": 3}
+PER_MODALITY = {"neighbor_mode": "per_modality", "same_neighbors": 4, "cross_neighbors": 3}
 
 
 def seeded(seed=0):
@@ -73,7 +73,7 @@ def dense_lists(similarity, k, modality, options):
         return sorted(candidates, key=lambda j: (-similarity[i, j].item(), j))[:count]
 
     for i in range(n):
-        if options.neighbour_mode == "joint":
+        if options.neighbor_mode == "joint":
             own, others = best(i, range(n), k), []
         else:
             own = best(i, [j for j in range(n) if modality[j] == modality[i]], options.same_neighbors)

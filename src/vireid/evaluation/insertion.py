@@ -62,7 +62,7 @@ def insertion_lists(
     """
     options = transformer.options
     unit, items = transformer.directions(query, query_modality), transformer.directions(gallery, gallery_modality)
-    if options.neighbour_mode == "joint":
+    if options.neighbor_mode == "joint":
         last, every = transformer.neighbors - 1, torch.ones(len(gallery), dtype=torch.bool, device=query.device)
         return _mutual(unit, items, last, _reach(items, lists, last), every)
     same, cross = options.same_neighbors, options.cross_neighbors

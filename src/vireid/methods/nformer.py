@@ -45,7 +45,7 @@ class AttentionOptions(Options):
         description="neighbours by the input's cosine, once, or by each layer's and head's affinity",
     )
     scale: Literal["head", "full"] = Field("head", description="affinities over sqrt(dim / heads), or sqrt(dim)")
-    neighbour_mode: Literal["joint", "per_modality"] = Field(
+    neighbor_mode: Literal["joint", "per_modality"] = Field(
         "joint", description="one list of `neighbors`, or `same_neighbors` and `cross_neighbors` by modality"
     )
     same_neighbors: int = Field(10, gt=0, description="of per_modality: list within the modality, itself counted")
@@ -216,7 +216,7 @@ class NeighborTransformer(nn.Module):
 
     def lists(self, queries: Tensor, items: Tensor, modality: Tensor) -> Tensor:
         """Return the neighbour lists (N, R) of one set by inner product, see `neighbor_lists`."""
-        if self.options.neighbour_mode == "joint":
+        if self.options.neighbor_mode == "joint":
             return neighbor_lists(queries, items, self.neighbors)
         same, cross = self.options.same_neighbors, self.options.cross_neighbors
         return neighbor_lists(queries, items, same, modality, cross)
