@@ -153,9 +153,7 @@ def calibrate(
     """
     held_out = records.take(records.split != "train")
     if len(records) and not len(held_out):
-        raise InputError(
-            f"all {len(records)} labelled images are in the split `train`: calibrate on other people"
-        )
+        raise InputError(f"all {len(records)} labelled images are in the split `train`: calibrate on other people")
     sample = thin(held_out)
     embedder = gallery.embedder()
     features = np.zeros((len(sample), embedder.embedding_dim), np.float32)
