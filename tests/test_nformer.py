@@ -382,7 +382,8 @@ def test_isolated_queries_of_one_layer_are_the_full_run(options):
 
 def refiner(**options):
     torch.manual_seed(0)
-    settings = {"input_dim": 12, "layers": 2, "neighbors": 6, "dropout": 0.0, "init": "mean", **options}
+    joint = {} if "neighbor_mode" in options else {"neighbors": 6}
+    settings = {"input_dim": 12, "layers": 2, "dropout": 0.0, "init": "mean", **joint, **options}
     return build("nformer", num_classes=4, **settings).eval()
 
 

@@ -9,7 +9,7 @@ centre loss) and AGW (attention), and every such choice is an option.
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Literal, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +52,7 @@ from vireid.nn import (
 )
 from vireid.nn.non_local import Width
 from vireid.nn.two_stream import SpecificUntil
-from vireid.options import Options
+from vireid.options import Options, require_unset
 from vireid.records import Batch, Modality
 
 
@@ -97,9 +97,23 @@ class CMLSPGEOptions(Options):
     weights: LossWeights = LossWeights()
 
     @model_validator(mode="after")
-    def _require_stripes(self) -> CMLSPGEOptions:
+    def _require_stripes(self) -> Self:
         if self.first_stripe > self.stripes:
             raise ValueError(f"first_stripe={self.first_stripe} is beyond stripes={self.stripes}")
+        return self
+
+    @model_validator(mode="after")
+    def _uses_all(self) -> Self:
+        if self.attention != "non_local":
+            require_unset(self, f"attention={self.attention}", "nl_width")
+        if self.pa_mode == "slice":
+            require_unset(self, "pa_mode=slice", "mine_by")
+        if self.cell == "aligned":
+            require_unset(self, "cell=aligned", "d_reduce")
+        if self.test_distance in ("global", "slices"):
+            require_unset(self, f"test_distance={self.test_distance}", "lsp_weight", "debias", "lsp_topk")
+        elif self.test_distance == "lsp":
+            require_unset(self, "test_distance=lsp", "lsp_weight")
         return self
 
 

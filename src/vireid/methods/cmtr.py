@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from functools import partial
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from vireid.losses import Reduction, WeightedRegularizedTriplet, WeightForm, bat
 from vireid.losses.cascade import group_means
 from vireid.methods.base import Features, Method, ParameterGroup, normalize
 from vireid.nn import BackboneOptions, IdentityClassifier, ViTOptions, bnneck, build_vit, widen
-from vireid.options import Options
+from vireid.options import Options, require_unset
 from vireid.records import Batch, Modality
 
 Center = Literal["joint", "cross", "same"]
@@ -69,6 +69,12 @@ class CMTROptions(Options):
     def _separate_classifier_is_trained(self) -> CMTROptions:
         if self.separate_classifier and (not self.mae_weight or self.mae_terms == "mac"):
             raise ValueError("separate_classifier is MAID's, which these options leave out: set it to false")
+        return self
+
+    @model_validator(mode="after")
+    def _triplet_uses_all(self) -> Self:
+        if self.triplet == "soft_margin":
+            require_unset(self, "triplet=soft_margin", "wrt")
         return self
 
 

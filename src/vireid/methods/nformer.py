@@ -9,7 +9,7 @@ is held.
 from __future__ import annotations
 
 import copy
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,7 @@ from vireid.nn.neighbor_graph import (
     neighbor_lists,
     reciprocal_weights,
 )
-from vireid.options import Options
+from vireid.options import Options, require_unset
 from vireid.records import Batch
 
 
@@ -58,7 +58,7 @@ class AttentionOptions(Options):
     )
 
     @model_validator(mode="after")
-    def _centres_a_graph(self) -> AttentionOptions:
+    def _centers_a_graph(self) -> Self:
         if self.graph_centering and self.mask_source == "affinity":
             raise ValueError("graph_centering centres cosines, mask_source=affinity has none: set one of them back")
         return self
@@ -80,6 +80,12 @@ class NFormerOptions(AttentionOptions):
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     margin: float = Field(0.3, ge=0)
     center_weight: float = Field(0.0005, gt=0)
+
+    @model_validator(mode="after")
+    def _lists_use_all(self) -> Self:
+        if self.neighbor_mode == "per_modality":  # those of joint: a recipe sets them, and the ablation joins the lists
+            require_unset(self, "neighbor_mode=per_modality", "neighbors")
+        return self
 
 
 class LayerState(NamedTuple):

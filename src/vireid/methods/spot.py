@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +33,7 @@ from vireid.nn import (
 )
 from vireid.nn.heatmaps import fill_poses, render_heatmaps
 from vireid.nn.parts import MaskKind, MaskNorm, mask_cosines, part_masks, pool_parts, sine_positions
-from vireid.options import Options
+from vireid.options import Options, require_unset
 from vireid.records import NUM_KEYPOINTS, Batch
 
 
@@ -75,10 +75,22 @@ class SPOTOptions(Options):
     diversity_weight: float = Field(0.0, ge=0, description="penalty on the squared cosines of the part masks")
 
     @model_validator(mode="after")
-    def _has_poses_to_drop(self) -> SPOTOptions:
-        if self.pose_dropout and self.pose != "keypoints":
-            raise ValueError(f"pose={self.pose} has no poses to drop: set pose_dropout=0")
+    def _uses_all(self) -> Self:
+        if not (self.asr and self.tpi):
+            require_unset(self, "tpi=false" if self.asr else "asr=false", "fusion")
+        if self.pose != "keypoints":
+            require_unset(self, f"pose={self.pose}", "pose_dropout")
+        if not self.structured:
+            blind = "asr_input=appearance" if self.asr else "asr=false"
+            require_unset(self, f"tpi=false and {blind}", "pose_dropout")
+        if self.triplet == "wrt":  # wrt: the synthetic recipe sets it, and the ablation takes it away
+            require_unset(self, "triplet=wrt", "margin")
         return self
+
+    @property
+    def structured(self) -> bool:
+        """Whether a branch reads the heat-maps."""
+        return self.tpi or (self.asr and self.asr_input == "structure")
 
 
 class Maps(NamedTuple):
@@ -200,7 +212,7 @@ class SPOT(Method):
         trunk = build_backbone(backbone)
         dim = trunk.dim
         self.network, self.pool = TwoStream(trunk, "stem"), AveragePool()
-        structured = options.tpi or (options.asr and options.asr_input == "structure")
+        structured = options.structured
         self.relation = structure_network(options.structure_dim) if structured else None
         learned = structured and options.pose == "learned"
         self.joints = nn.Conv2d(trunk.channels[2], NUM_KEYPOINTS, 1) if learned else None
