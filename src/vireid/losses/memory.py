@@ -104,11 +104,11 @@ class ProxyMemory(Term):
     """
 
     Options = MemoryOptions
+    options: MemoryOptions
     steps: Tensor
 
     def __init__(self, num_classes: int, dim: int, options: MemoryOptions) -> None:
         super().__init__(num_classes, dim, options)
-        self.options = options
         self.proxies = nn.ModuleList(IdentityClassifier(dim, num_classes) for _ in Modality)
         self.queues = nn.ModuleList(
             ProxyQueue(options.snapshots(m, num_classes), num_classes, dim, getattr(torch, options.storage))

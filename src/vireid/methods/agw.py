@@ -114,10 +114,10 @@ class AGW(AGWNetwork):
     """The cross-modality (or single-modality) AGW network and its losses."""
 
     Options = AGWOptions
+    options: AGWOptions
 
     def __init__(self, num_classes: int, backbone: BackboneOptions, options: AGWOptions) -> None:
         super().__init__(num_classes, backbone, options)
-        self.options = options
         self.wrt = WeightedRegularizedTriplet(options.wrt)
         dim = self.embedding_dim
         self.center = CenterLoss(num_classes, dim, options.center_weight) if options.center_weight else None

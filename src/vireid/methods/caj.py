@@ -49,10 +49,10 @@ class CAJ(AGWNetwork):
     """AGW's network trained jointly on visible, channel-augmented visible and infrared views (CAJ, CAJ+)."""
 
     Options = CAJOptions
+    options: CAJOptions
 
     def __init__(self, num_classes: int, backbone: BackboneOptions, options: CAJOptions) -> None:
         super().__init__(num_classes, backbone, options)
-        self.options = options
         self.wrt = WeightedRegularizedTriplet(options.wrt)
         self.squared = EnhancedSquaredDifference(
             options.alpha, options.gamma, options.square, options.clamp, options.wrt

@@ -85,11 +85,11 @@ class CMTR(Method):
     """
 
     Options = CMTROptions
+    options: CMTROptions
     hosts_terms = True
 
     def __init__(self, num_classes: int, backbone: BackboneOptions, options: CMTROptions) -> None:
         super().__init__(num_classes, backbone, options)
-        self.options = options
         self.network = build_vit(backbone, options.vit, options.modality_embedding == "all")
         dim = self.network.dim
         self.embedding = None

@@ -140,12 +140,12 @@ class HiCMD(Method):
     """
 
     Options = HiCMDOptions
+    options: HiCMDOptions
     phases = ("discriminator", "generator")
     iteration: Tensor
 
     def __init__(self, num_classes: int, backbone: BackboneOptions, options: HiCMDOptions) -> None:
         super().__init__(num_classes, backbone, options)
-        self.options = options
         trunk = build_backbone(backbone)
         merge, freeze = options.merge_attribute_calls, options.freeze_attribute_norm
         encoders = [nn.Sequential(trunk.own(modality), AveragePool()) for modality in Modality]

@@ -64,10 +64,10 @@ class MAUM(Method):
     """
 
     Options = MAUMOptions
+    options: MAUMOptions
 
     def __init__(self, num_classes: int, backbone: BackboneOptions, options: MAUMOptions) -> None:
         super().__init__(num_classes, backbone, options)
-        self.options = options
         trunk = build_backbone(backbone)
         self.network = TwoStream(trunk, options.specific_until)
         pool = AveragePool() if options.pool == "average" else GeneralizedMeanPool(options.gem_p)

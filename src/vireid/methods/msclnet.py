@@ -142,11 +142,12 @@ class MSCLNet(AGWNetwork):
     """
 
     Options = MSCLNetOptions
+    options: MSCLNetOptions
 
     def __init__(self, num_classes: int, backbone: BackboneOptions, options: MSCLNetOptions) -> None:
         apart = {"specific_until": "stem"} if options.share == "none" else {}
-        super().__init__(num_classes, backbone, options.model_copy(update=apart))
-        self.options = o = options
+        o = options.model_copy(update=apart)
+        super().__init__(num_classes, backbone, o)
         if apart:
             _separate_trunks(self.network)
         self.wrt = WeightedRegularizedTriplet(o.wrt)

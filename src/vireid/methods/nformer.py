@@ -254,10 +254,11 @@ class NFormer(Refiner):
     """The neighbour transformer on the features of any trained model (NFormer); it is trained and used on sets."""
 
     Options = NFormerOptions
+    options: NFormerOptions
 
     def __init__(self, num_classes: int, backbone: BackboneOptions, options: NFormerOptions) -> None:
         super().__init__(num_classes, backbone, options)
-        o = self.options = options
+        o = options
         self.input_dim = o.input_dim
         projected = o.input_dim > WIDEST if o.project is None else o.project
         self.embedding_dim = dim = o.dim if projected else o.input_dim

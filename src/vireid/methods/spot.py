@@ -204,11 +204,11 @@ class SPOT(Method):
     """
 
     Options = SPOTOptions
+    options: SPOTOptions
     hosts_terms = True
 
     def __init__(self, num_classes: int, backbone: BackboneOptions, options: SPOTOptions) -> None:
         super().__init__(num_classes, backbone, options)
-        self.options = options
         trunk = build_backbone(backbone)
         dim = trunk.dim
         self.network, self.pool = TwoStream(trunk, "stem"), AveragePool()
