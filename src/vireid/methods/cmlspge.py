@@ -96,6 +96,11 @@ class CMLSPGEOptions(Options):
     lsp_topk: int | None = Field(None, gt=0, description="paths for the k nearest by global distance only")
     weights: LossWeights = LossWeights()
 
+    @property
+    def metric(self) -> StripeMetric:
+        """The distance of two stripes."""
+        return StripeMetric(self.cell, self.d_reduce)
+
     @model_validator(mode="after")
     def _require_stripes(self) -> Self:
         if self.first_stripe > self.stripes:
@@ -142,12 +147,11 @@ class CMLSPGE(Method):
     """
 
     Options = CMLSPGEOptions
+    options: CMLSPGEOptions
     hosts_terms = True
 
     def __init__(self, num_classes: int, backbone: BackboneOptions, options: CMLSPGEOptions) -> None:
         super().__init__(num_classes, backbone, options)
-        self.options = options
-        self.metric = StripeMetric(options.cell, options.d_reduce)
         trunk = build_backbone(backbone)
         _add_attention(trunk, options)
         self.network = TwoStream(trunk, options.specific_until)
@@ -204,14 +208,14 @@ class CMLSPGE(Method):
         if o.test_distance == "slices":
             return 1 - normalize(q.flatten(1)) @ normalize(g.flatten(1)).T
         if o.lsp_topk is None:
-            paths = streamed_path_distances(q, g, self.metric)
+            paths = streamed_path_distances(q, g, o.metric)
         else:
-            paths = top_path_distances(q, g, e.topk(min(o.lsp_topk, len(g)), largest=False).indices, self.metric)
+            paths = top_path_distances(q, g, e.topk(min(o.lsp_topk, len(g)), largest=False).indices, o.metric)
         if o.debias:
-            own_q, own_g = (paired_path_distances(side, side, self.metric) for side in (q, g))
+            own_q, own_g = (paired_path_distances(side, side, o.metric) for side in (q, g))
             paths -= (own_q[:, None] + own_g) / 2
         if o.lsp_topk is not None:
-            paths = torch.where(paths.isinf(), self.metric.bound(q) + e, paths)
+            paths = torch.where(paths.isinf(), o.metric.bound(q) + e, paths)
         return paths if o.test_distance == "lsp" else e.add_(paths, alpha=o.lsp_weight)
 
     def training_only(self) -> tuple[str, ...]:
@@ -258,11 +262,10 @@ def part_triplet(stripes: Tensor, g: Tensor, pids: Tensor, modality: Tensor, opt
     positive, negative = same & allowed, ~same & allowed
     terms = []
     if o.pa_mode != "slice":
-        metric = StripeMetric(o.cell, o.d_reduce)
         if o.mine_by == "path":
-            mined = path_distances(stripes, stripes, metric), positive, negative
+            mined = path_distances(stripes, stripes, o.metric), positive, negative
         else:
-            mined = _hardest_by_global(stripes, g, positive, negative, metric)
+            mined = _hardest_by_global(stripes, g, positive, negative, o.metric)
         terms.append(mined_triplet(*mined, o.margin_local))
     if o.pa_mode != "lsp":
         each = (pairwise_euclidean(f, f) for f in stripes.unbind(1))
