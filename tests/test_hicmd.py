@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 from command_runs import command, train_by_command
 from vireid.cli import app
 from vireid.errors import InputError
-from vireid.losses import choose_rows, cosine_triplet, decision_loss, gradient_penalty, hfl_rows
+from vireid.losses import cosine_triplet, decision_loss, gradient_penalty
 from vireid.methods import build
 from vireid.methods.hicmd import kl_loss
+from vireid.methods.hicmd_rows import choose_rows, hfl_rows
 from vireid.nn.discriminator import MultiScaleDiscriminator
 from vireid.nn.disentangled import fuse, mix, split_attribute
 from vireid.nn.generator import Decoder, MapNorm, PrototypeEncoder, adaptive_instance_norm

@@ -24,16 +24,14 @@ from torchvision.transforms.v2 import RandomErasing
 
 from vireid.losses import (
     Adversarial,
-    choose_rows,
     cosine_triplet,
     discriminator_losses,
     fooling_loss,
-    hfl_rows,
     weighted,
     world_size,
 )
-from vireid.losses.hierarchical import HFLRows
 from vireid.methods.base import Features, Method, ParameterGroup, normalize
+from vireid.methods.hicmd_rows import HFLRows, choose_rows, hfl_rows
 from vireid.nn import (
     STAGES,
     AveragePool,
