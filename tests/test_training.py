@@ -453,6 +453,14 @@ def test_ranks_with_other_identities_are_found():
         require_equal_labels(torch.tensor([digest, int(LabelMap.of([3, 5]).digest, 16) >> 1]))
 
 
+def test_labels_are_the_places_among_the_sorted_identities():
+    labels = LabelMap.of([9, 3, 5, 3])
+    assert (labels, len(labels)) == (LabelMap((3, 5, 9)), 3)
+    assert LabelMap((3, 5, 9)).labels([5, 9, 5]).tolist() == [1, 2, 1]
+    with pytest.raises(KeyError, match="4"):
+        labels.labels([3, 4])
+
+
 def test_every_shipped_recipe_is_valid():
     folder = packaged_recipe("agw", "sysu_mm01").parents[1]
     recipes = sorted(folder.glob("*/*.yaml"))

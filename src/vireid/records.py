@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -167,20 +167,25 @@ class LabelMap:
     """Training labels 0..C-1 of the sorted identities of a training set."""
 
     pids: tuple[int, ...]
-    _label: Mapping[int, int] = field(repr=False, default_factory=dict)
 
     @classmethod
     def of(cls, pids: ArrayLike) -> LabelMap:
         """Number the distinct identities in ascending order."""
-        distinct = tuple(int(p) for p in np.unique(np.asarray(pids)))
-        return cls(distinct, {pid: label for label, pid in enumerate(distinct)})
+        return cls(tuple(np.unique(np.asarray(pids, dtype=np.int64)).tolist()))
 
     def __len__(self) -> int:
         return len(self.pids)
 
     def labels(self, pids: ArrayLike) -> NDArray[np.int64]:
-        """Map (N,) identities to (N,) contiguous labels."""
-        return np.array([self._label[int(p)] for p in np.asarray(pids)], dtype=np.int64)
+        """Map (N,) identities to (N,) contiguous labels.
+
+        Raises:
+            KeyError: for an identity that has none.
+        """
+        known, wanted = np.array(self.pids, dtype=np.int64), np.asarray(pids, dtype=np.int64)
+        if len(strange := np.setdiff1d(wanted, known)):
+            raise KeyError(int(strange[0]))
+        return np.searchsorted(known, wanted)
 
     @property
     def digest(self) -> str:
