@@ -326,3 +326,5 @@ def test_distractor_curve_scores_each_size_as_one_ranking(hide):
         assert_equal(point, rank_metrics(distances, qp, pids, qc, camids, **options))
     with pytest.raises(InputError, match="beyond the 50 distractors"):
         distractor_curve(query, gallery, strangers, qp, gp, qc, gc, sizes=[51])
+    with pytest.raises(InputError, match="give some, 0 for the gallery alone"):
+        distractor_curve(query, gallery, strangers, qp, gp, qc, gc, sizes=[])
