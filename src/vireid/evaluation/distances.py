@@ -19,6 +19,15 @@ DistanceBlock: TypeAlias = Callable[[slice], Any]
 """Maps a slice of queries to their (b, Ng) distances, NumPy or torch."""
 
 
+BLOCK_ENTRIES = 2**22
+"""Distances that a block of rows holds."""
+
+
+def rows_per_block(columns: int, least: int = 1) -> int:
+    """Return how many rows of so many columns make a block, at least `least`."""
+    return max(least, BLOCK_ENTRIES // max(1, columns))
+
+
 def as_array(values: ArrayLike | Tensor) -> NDArray[Any]:
     """Return any array or tensor as NumPy on the CPU; half precision becomes float32, integers stay."""
     if isinstance(values, Tensor):
