@@ -219,7 +219,5 @@ class RefinerBundles(Bundles):
         table = self.extract(Embedder.load(self.recipe.encoder, precision=self.recipe.precision))
         if table is None:
             return None
-        metrics = table.evaluate(self.protocol).summary.mean()
-        shown = "  ".join(f"{name} {100 * metrics[name]:.1f}" for name in ("rank1", "mAP", "mINP"))
-        self.console.print(f"encoder alone  {self.split} {self.protocol.name}  {shown}")
+        self.print_metrics("encoder alone", table.evaluate(self.protocol).summary.mean())
         return table
