@@ -9,12 +9,12 @@ from safetensors.torch import save_file
 
 import trees
 from vireid.bundle import METADATA_KEY, BundleCard
-from vireid.data import open_dataset
+from vireid.data import is_synthetic, open_dataset
 from vireid.errors import InputError
 from vireid.evaluation import PRESETS
 from vireid.evaluation.command import EvaluateRequest, resolve_protocols
 from vireid.evaluation.evaluate import FeatureTable, join_trials
-from vireid.evaluation.provenance import Subject, check_trials, is_synthetic
+from vireid.evaluation.provenance import Subject, check_trials
 from vireid.evaluation.strangers import _compared, gallery_size_curve
 from vireid.evaluation.tables import describe_stamp, render
 from vireid.methods import cosine_distance

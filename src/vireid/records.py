@@ -20,6 +20,8 @@ from vireid.files import require_utf8
 if TYPE_CHECKING:
     from torch import Tensor
 
+RENDERED = "synthetic.json"
+"""The file beside rendered images, in any layout, that says how they were made."""
 NUM_KEYPOINTS = 18
 """OpenPose COCO-18 order: nose, neck, right then left arm, right then left leg, eyes, ears."""
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vireid.data import find_dataset
+from vireid.data import find_dataset, is_synthetic
 from vireid.data.images import Progress
 from vireid.embedder import Embedder
 from vireid.environment import git_commit
@@ -20,7 +20,6 @@ from vireid.evaluation.distances import DistanceBlock
 from vireid.evaluation.features_file import read_features
 from vireid.evaluation.presets import GENERIC, PRESETS
 from vireid.evaluation.protocols import Index, Protocol
-from vireid.evaluation.provenance import is_synthetic
 from vireid.evaluation.refine import Refinement
 from vireid.evaluation.rerank import Neighbours, k_reciprocal_rerank
 from vireid.evaluation.roc import VerificationRoc, verification_roc, verification_scores

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from vireid.bundle import bundle_digest, read_card
-from vireid.data import find_dataset
+from vireid.data import find_dataset, is_synthetic
 from vireid.errors import InputError
 from vireid.evaluation.presets import PRESETS
 from vireid.evaluation.protocols import Protocol
 from vireid.records import LabelMap, Records
-from vireid.synth.dataset import CARD
 
 
 @dataclass(frozen=True)
@@ -48,11 +47,6 @@ def origin(data: str, records: Records, bundle: Path) -> dict[str, Any]:
         "bundle": bundle.name,
         "bundle_sha256": bundle_digest(bundle),
     }
-
-
-def is_synthetic(data: str, root: Path) -> bool:
-    """Tell whether a data set is rendered, whatever layout it was written in."""
-    return data == "synthetic" or (root / CARD).is_file()
 
 
 def check_trials(subjects: Sequence[Subject]) -> None:
