@@ -164,6 +164,11 @@ class Records:
         return self.root / str(self.path[row])
 
 
+def evenly_spaced(count: int, most: int) -> NDArray[np.int64]:
+    """Return at most `most` of the rows 0..count-1, evenly spaced, the first and the last among them."""
+    return np.linspace(0, count - 1, min(most, count)).astype(np.int64)
+
+
 @dataclass(frozen=True)
 class LabelMap:
     """Training labels 0..C-1 of the sorted identities of a training set."""
