@@ -79,8 +79,8 @@ def test_a_joint_result_names_its_splits_and_models(regdb):
         }
         results.append(FeatureTable(records, features, cosine_distance, stamp).evaluate(PRESETS["regdb-v2t"]))
     single, joint = (join_trials(part).as_dict() for part in (results[:1], results))
-    assert single["note"] == "one model a split, 1 of 10 splits scored"
-    assert joint["note"] == "one model a split, 2 of 10 splits scored"
+    assert single["note"] == "one model per split, 1 of 10 splits scored"
+    assert joint["note"] == "one model per split, 2 of 10 splits scored"
     assert joint["bundle"] == ["1.st", "2.st"]
     assert (len(joint["label_map"]), joint["checkpoint"]) == (2, "last")
     assert render([join_trials(results)], "console").caption.startswith("synthetic data, percent, 2 of 10 splits;")

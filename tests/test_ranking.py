@@ -293,7 +293,7 @@ def test_bad_input_is_named(distances, change, message):
     [
         (np.ones((1, 3)), np.ones((2, 4)), {}, "3 columns and gallery features 4"),
         (np.ones((2, 3)), np.ones((2, 3)), {}, "2 query features but 1 query pids"),
-        (np.ones(1), np.ones((2, 3)), {}, "one row an image"),
+        (np.ones(1), np.ones((2, 3)), {}, "one row per image"),
         (np.ones((1, 3)), np.ones((2, 3)), {"metric": "hamming"}, "unknown metric"),
     ],
 )

@@ -18,7 +18,7 @@ from vireid.plots import attention_figure
 from vireid.records import Modality
 
 BATCH_SIZE = 32
-"""Images a forward pass."""
+"""Images per forward pass."""
 
 
 def draw_attention(bundle: Path, places: Iterable[Path], modality: str, out: Path) -> int:

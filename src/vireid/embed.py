@@ -126,7 +126,7 @@ def _plan(job: Job, paths: list[Path]) -> dict[str, Any]:
         "modality": str(job.modality),
         "batch size": job.batch_size,
         "precision": job.precision,
-        "images a part": PART,
+        "images per part": PART,
     }
 
 

@@ -24,7 +24,7 @@ from vireid.precision import Precision, Wanted, choose_precision, default_device
 from vireid.records import Batch, Modality, Records
 
 BATCH_SIZE = 128
-"""Images a forward pass, where features are extracted from a table."""
+"""Images per forward pass, where features are extracted from a table."""
 
 
 class Embedder:
@@ -80,7 +80,7 @@ class Embedder:
         Args:
             images: paths, PIL images or (H, W, 3) uint8 arrays, any sizes.
             modality: the sensor that saw them.
-            batch_size: images a forward pass.
+            batch_size: images per forward pass.
 
         Raises:
             InputError: for an image that cannot be read, or an array of another shape or type.
@@ -110,7 +110,7 @@ class Embedder:
         Args:
             records: images of any modality.
             rows: (N,) those to embed, in this order, at least one; default: all.
-            batch_size: images a forward pass.
+            batch_size: images per forward pass.
             flip: average the features of each image and its mirror image.
             cache: keep decoded images, those of all records, in the image cache.
             progress: called with (images done, N).

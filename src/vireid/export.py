@@ -1,4 +1,4 @@
-"""From a bundle to ONNX: one plain graph a modality, compared with PyTorch before it is written.
+"""From a bundle to ONNX: one plain graph per modality, compared with PyTorch before it is written.
 
 A method routes rows by modality, which depends on data. Tracing it with images of one modality leaves that modality's
 path alone, with no routing in the graph; CMTR's modality embedding is folded into its position table.

@@ -137,7 +137,7 @@ class Recipe(Options):
     sync_norm: bool = Field(True, description="BatchNorm over the images of all GPUs; on CPUs each process has its own")
     precision: Wanted = Field("auto", description="of training and evaluation; auto: measured choice per device")
     validation: Validation = Validation()
-    expected_steps: int | None = Field(None, description="batches an epoch on the complete data set, for comparison")
+    expected_steps: int | None = Field(None, description="batches per epoch on the complete data set, for comparison")
     keep_checkpoints: int = Field(2, ge=1)
 
     @model_validator(mode="before")

@@ -56,7 +56,7 @@ class Modality(IntEnum):
 
 @dataclass(frozen=True, eq=False)
 class Records:
-    """A table of images: one row an image, one array a column, all of length N.
+    """A table of images: one row per image, one array per column, all of length N.
 
     Attributes:
         root: folder that `path` is relative to.
@@ -202,7 +202,7 @@ class LabelMap:
 
 @dataclass
 class Batch:
-    """One row an image, modalities mixed; nothing assumes equal counts.
+    """One row per image, modalities mixed; nothing assumes equal counts.
 
     Attributes:
         images: (N, 3, H, W) float, normalised (uint8 before augmentation).

@@ -82,7 +82,7 @@ def pose(
     rtmlib: Annotated[Path | None, typer.Option(help="RTMPose as an ONNX file; needs rtmlib")] = None,
     keypointrcnn: Annotated[Path | None, typer.Option(help="weights of torchvision's Keypoint R-CNN")] = None,
     openpose: Annotated[Path | None, typer.Option(help="folder of OpenPose's JSON files")] = None,
-    coco: Annotated[Path | None, typer.Option(help="JSON file of COCO's format, 17 keypoints a person")] = None,
+    coco: Annotated[Path | None, typer.Option(help="JSON file of COCO's format, 17 keypoints per person")] = None,
     stretch: Annotated[bool, typer.Option("--stretch", help="raise the contrast of dim images first")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="file; default: keypoints.npz beside the images")] = None,
 ) -> None:

@@ -58,7 +58,7 @@ class ChannelExchange(Options):
 
 
 class ChannelRandomErasing(Options):
-    """Fill a random rectangle with a constant a channel (CAJ's CRE; random erasing with other constants).
+    """Fill a random rectangle with a constant per channel (CAJ's CRE; random erasing with other constants).
 
     Up to 100 draws of an area fraction and an aspect ratio h/w in [aspect, 1/aspect]; the first rectangle that fits
     strictly inside is used.

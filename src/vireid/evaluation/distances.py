@@ -47,7 +47,7 @@ def as_features(features: Features, metric: Metric = "euclidean") -> Tensor:
         raise InputError(f"unknown metric {metric!r}: use {' or '.join(get_args(Metric))}")
     table = features if isinstance(features, Tensor) else torch.from_numpy(np.require(features, np.float32, ["C", "W"]))
     if table.ndim != 2:
-        raise InputError(f"features have shape {tuple(table.shape)}: give one row an image, (N, D)")
+        raise InputError(f"features have shape {tuple(table.shape)}: give one row per image, (N, D)")
     table = table.detach().float()
     return normalize(table) if metric == "cosine" else table
 

@@ -45,7 +45,7 @@ def distractor_curve(
         **options: `hide`, `cmc_unit`, `max_rank` and `block_size` of `rank_blocks`.
 
     Returns:
-        One result a size; `num_gallery` is the gallery's size with its distractors.
+        One result per size; `num_gallery` is the gallery's size with its distractors.
 
     Raises:
         InputError: as `rank_blocks`, when a size exceeds the distractors, and for no size.

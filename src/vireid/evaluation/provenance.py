@@ -50,7 +50,7 @@ def origin(data: str, records: Records, bundle: Path) -> dict[str, Any]:
 
 
 def check_trials(subjects: Sequence[Subject]) -> None:
-    """Check that models are trials of one result: one data set and method, and one model a split where a split has one.
+    """Check that models are trials of one result: one data set and method, and one model per split where that is so.
 
     Raises:
         InputError: naming what differs, what is scored twice, or a model that may know its test people.
@@ -70,7 +70,8 @@ def check_trials(subjects: Sequence[Subject]) -> None:
         if by_split:
             _check_own_split(subject)
             trial: object = _people(subject.records, "test")
-            fault = f"are scored on the same test people of {find_dataset(subject.data).title}: name one model a trial"
+            title = find_dataset(subject.data).title
+            fault = f"are scored on the same test people of {title}: name one model per trial"
         else:
             trial = (subject.encoder.resolve(), subject.refiner and subject.refiner.resolve())
             fault = "are one model, whose trials would count twice: name it once"

@@ -95,7 +95,7 @@ class ProxyQueue(nn.Module):
 
 
 class ProxyMemory(Term):
-    """One proxy an identity and modality, frozen copies of them in two queues, and losses that pull across.
+    """One proxy per identity and modality, frozen copies of them in two queues, and losses that pull across.
 
     `L_RGB + L_IR`: each modality's rows against its own proxies `W^R`, `W^I`. `L_R->I + L_I->R`: each modality's
     rows against the *other* modality's frozen proxies; these move features only. Order of a step: forward, losses,

@@ -1,7 +1,7 @@
 """AGW: Ye et al., "Deep Learning for Person Re-identification: A Survey and Outlook", TPAMI 2021.
 
 Attention (non-local blocks in layer2 and layer3), Generalised-mean pooling and the Weighted regularised triplet
-on a BNNeck baseline. The default is the cross-modality form: one stem a modality, everything else shared, both
+on a BNNeck baseline. The default is the cross-modality form: one stem per modality, everything else shared, both
 modalities in one batch. `specific_until="none"` is the single-modality form of the survey's other code base.
 """
 

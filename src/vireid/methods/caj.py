@@ -39,7 +39,9 @@ class CAJOptions(AGWNetworkOptions):
     wrt_epochs: int = Field(0, ge=0, description="first epochs with AGW's triplet in place of L_sq")
     consistency_weight: float = Field(0.0, ge=0, description="1 in CAJ+")
     co_target: Literal["strong", "strong_all", "weak"] = Field(
-        "strong", description="whose prediction teaches: the twin the original, the twin both, the original the twin"
+        "strong",
+        description="strong: the augmented twin teaches the original; strong_all: it also teaches infrared; weak: the "
+        "original teaches the twin",
     )
     kl_weight: float = Field(0.0, ge=0, description="distillation of the infrared prediction into the visible one")
     temperature: float = Field(3.0, gt=0, description="of the distillation")

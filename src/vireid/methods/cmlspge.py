@@ -78,14 +78,18 @@ class CMLSPGEOptions(Options):
     gem_p: float = Field(3.0, gt=0, description="HcTri: 3 on SYSU-MM01, 10 on RegDB")
     enhance: Literal["bn", "bn_residual", "bn_fc", "bn_per_modality", "none"] = Field("bn", description="BN-GE")
     stripes: int = Field(6, gt=0, description="h; must divide the rows of the feature map, image height / 16")
-    stripe_head: Literal["separate", "aligned"] = Field("separate", description="HcTri's or AlignedReID's")
+    stripe_head: Literal["separate", "aligned"] = Field(
+        "separate", description="separate: HcTri's; aligned: AlignedReID's"
+    )
     stripe_dim: int = Field(256, gt=0, description="AlignedReID has 128")
     first_stripe: int = Field(1, ge=1, description="of the local losses; 2 as printed")
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     margin_global: float = Field(0.3, ge=0, description="m_g")
     margin_local: float = Field(0.3, ge=0, description="m_l")
     center_reduction: Reduction = Field("mean", description="over the centres; sum as printed")
-    pa_mode: Literal["lsp", "slice", "both"] = Field("lsp", description="path or printed stripe-by-stripe triplet")
+    pa_mode: Literal["lsp", "slice", "both"] = Field(
+        "lsp", description="triplet; lsp: of paths; slice: stripe by stripe, as printed"
+    )
     mine_by: Literal["path", "global"] = Field("path", description="which distance finds the path triplet's hardest")
     cross_only: bool = Field(False, description="local positives and negatives of the other modality only")
     cell: Cell = Field("range", description="distance of two stripes; aligned = tanh(L2 / 2)")

@@ -39,14 +39,17 @@ class CMTROptions(Options):
     mae_terms: Literal["both", "mac", "maid"] = "both"
     mae_warmup: int = Field(0, ge=0, description="epochs in which lambda grows from 0")
     mae_reduction: Reduction = Field("mean", description="over the batch; sum as printed")
-    phi: Map = Field("linear", description="phi, one a modality; shared = one linear map for both")
-    center: Center = Field("joint", description="MAC's centres: over both modalities, the other, or the same one")
+    phi: Map = Field("linear", description="phi, one per modality; shared = one linear map for both")
+    center: Center = Field(
+        "joint",
+        description="MAC's centre; joint: of both modalities; cross: of the other one; same: of the image's own",
+    )
     detach_center: bool = False
     mac_distance: Literal["euclidean", "squared"] = "euclidean"
     separate_classifier: bool = Field(False, description="MAID with a classifier of its own")
     triplet: Literal["wrt", "soft_margin"] = Field("wrt", description="soft_margin: batch-hard, as TransReID's")
     wrt: WeightForm = Field("softmax", description="form of the wrt's weights")
-    wrt_feature: Literal["token", "bn"] = Field("token", description="feature of either triplet: V or f")
+    wrt_feature: Literal["token", "bn"] = Field("token", description="of either triplet; token: V; bn: f")
     id_reduction: Literal["mean", "per_modality_sum"] = "mean"
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     test_removal: bool = Field(False, description="search with g in place of f")
@@ -232,7 +235,7 @@ def modality_aware_center(g: Tensor, pids: Tensor, modality: Tensor, options: CM
 
 
 def build_phi(form: Map, dim: int) -> nn.ModuleList:
-    """Return phi, one module a modality or one for both, weights truncated normal 0.02, biases 0."""
+    """Return phi, one module per modality or one for both, weights truncated normal 0.02, biases 0."""
 
     def linear() -> nn.Linear:
         layer = nn.Linear(dim, dim)

@@ -300,7 +300,15 @@ class NFormer(Refiner):
 def identity_losses(
     x: Tensor, logits: Tensor, pids: Tensor, options: NFormerOptions, center: CenterLoss
 ) -> dict[str, Tensor]:
-    """Return the loss of both stages; triplet and centres act on the feature before the neck."""
+    """Return L_ce, L_tri and L_center, the losses of both stages of NFormer's public code.
+
+    Args:
+        x: (N, D) features before the neck, which triplet and centres act on.
+        logits: (N, C) of the features after it.
+        pids: (N,) labels.
+        options: `label_smoothing` and `margin`.
+        center: the centres, with their weight.
+    """
     return {
         "id": F.cross_entropy(logits, pids, label_smoothing=options.label_smoothing),
         "triplet": blockwise_batch_hard_triplet(x, pids, options.margin),

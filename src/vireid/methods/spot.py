@@ -66,7 +66,9 @@ class SPOTOptions(Options):
     pe_scale: float = Field(1.0, gt=0, description="factor on the sine encoding")
     part_layer_norm: bool = Field(False, description="LayerNorm on the parts before their positions are added")
     part_pool: Literal["mean", "gate"] = Field("mean", description="gate: learned softmax weights of the parts")
-    feature: Literal["bn", "raw", "concat"] = Field("bn", description="BN(f_IF), f_IF, or BN of all but the base")
+    feature: Literal["bn", "raw", "concat"] = Field(
+        "bn", description="bn: BN(f_IF); raw: f_IF; concat: BN of all branches but the base"
+    )
     triplet: Literal["batch_hard", "wrt"] = "batch_hard"
     wrt: WeightForm = Field("reference", description="exact = the printed formula without the code's epsilon")
     margin: float = Field(0.3, ge=0, description="of batch_hard")
@@ -123,7 +125,7 @@ class StructureAttention(nn.Module):
     """ASR: appearance re-aggregated where the structure says so, pooled to f_IS.
 
     `F_IS[j] = sum_t A[j, t] V(F_I)[t] + BN(F_I)[j]` is needed for its mean over j only. That is linear in A and V, so V
-    acts on one vector an image, `V(sum_t mean_j(A[j, t]) F_I[t])`, and A V(F_I) is never made.
+    acts on one vector per image, `V(sum_t mean_j(A[j, t]) F_I[t])`, and A V(F_I) is never made.
 
     Shape: (N, C, h, w), (N, C_S, h, w) -> (N, C).
     """

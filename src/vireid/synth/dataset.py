@@ -58,7 +58,7 @@ def write_dataset(
         ids: identities in all; default the preset's (for the other layouts the real data set's).
         seed: default the preset's.
         difficulty: replaces the preset's.
-        workers: processes; default one a core.
+        workers: processes; default one per core.
         console: where the progress bar goes; None shows none.
 
     Returns:

@@ -190,7 +190,7 @@ def _announce(recipe: Recipe, data: Data, bundles: Bundles, precision: Precision
     console.print(f"training {recipe.method} on {recipe.data.name}: {describe_split(data.records)}", soft_wrap=True)
     expected = "" if recipe.expected_steps is None else f" (the recipe expects {recipe.expected_steps})"
     console.print(
-        f"{data.steps} batches an epoch{expected}, {recipe.epochs} epochs, labels {data.label_map.digest}, precision "
+        f"{data.steps} batches per epoch{expected}, {recipe.epochs} epochs, labels {data.label_map.digest}, precision "
         f"{precision.name}, validation on {bundles.split} ({len(bundles.records)} images)",
         soft_wrap=True,
     )
