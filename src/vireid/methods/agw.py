@@ -101,7 +101,9 @@ class AGWNetwork(Method):
         return {"global": normalize(self.head.neck(f)), "pooled": normalize(f)}
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """`backbone` (trunk, stems, attention) and `head` (pooling exponent, neck, classifier, terms)."""
+        """`backbone` (trunk, stems, attention) and `head`: pooling exponent, neck, classifier, terms, in the order of
+        checkpoints.
+        """
         head = [*self.pool.parameters(), *self.head.parameters(), *self.terms.parameters()]
         return [ParameterGroup("backbone", list(self.network.parameters())), ParameterGroup("head", head)]
 
