@@ -141,7 +141,7 @@ def maum_queue() -> Figure:
     ways = {
         "newest proxies only, S = 1": (UnidirectionalLoss(), queue[-1:]),
         "queue, S = 32": (UnidirectionalLoss(), queue),
-        "queue, counts normalised": (UnidirectionalLoss(count_normalised=True), queue),
+        "queue, counts normalised": (UnidirectionalLoss(count_normalized=True), queue),
     }
     for name, (loss, rows) in ways.items():
         values = [loss(row[None], torch.zeros(1, dtype=torch.long), rows) for row in on_circle(degrees)]

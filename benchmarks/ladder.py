@@ -38,7 +38,7 @@ PROTOCOLS = ("cross-ir2vis", "cross-vis2ir", "intra-vis")
 
 
 RESULTS = HERE / "results"
-Results = Annotated[Path, typer.Option(help="folder of the JSON files, one a run; the default is what is published")]
+Results = Annotated[Path, typer.Option(help="folder of the JSON files, one per run; the default is what is published")]
 
 
 def main(

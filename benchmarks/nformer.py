@@ -70,7 +70,7 @@ def draw_graph() -> Figure:
     x, modality, pid = people(count=7, images=5, offset=1.0)
     centred = torch.cat([x[modality == m] - x[modality == m].mean(0) for m in (0, 1)])
     place = (centred @ torch.linalg.svd(centred, full_matrices=False)[2][:2].T).numpy()
-    halves = {"neighbour_mode": "per_modality", "same_neighbors": 4, "cross_neighbors": 4}
+    halves = {"neighbor_mode": "per_modality", "same_neighbors": 4, "cross_neighbors": 4}
     centring = {**halves, "graph_centering": True}
     ways = {"joint, k = 8": {}, "per modality, 4 + 4": halves, "per modality, centred": centring}
     figure = Figure(figsize=(13.2, 4.4), layout="constrained")

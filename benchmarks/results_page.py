@@ -125,8 +125,8 @@ read. `vireid train METHOD --data sysu_mm01 --root DIR`, and then
 `vireid evaluate runs/sysu_mm01-METHOD-0 --protocol sysu-all --protocol sysu-indoor`, is meant to reproduce a method on
 the real data; none has been run there yet. CAJ's row wants `--flip` in the evaluation, MAUM's `--set
 options.variant=part` in training, SPOT `vireid pose` before it, NFormer `--set encoder=RUN`, and RegDB ten trainings,
-one a split ([protocols](protocols.md#regdb-ten-splits-are-ten-models)). Hi-CMD's run is `runs/sysu_mm01-hicmd-777`, by
-its recipe's seed, and its paper's figures are of `--protocol sysu-all-official`.
+one per split ([protocols](protocols.md#regdb-ten-splits-are-ten-models)). Hi-CMD's run is `runs/sysu_mm01-hicmd-777`,
+by its recipe's seed, and its paper's figures are of `--protocol sysu-all-official`.
 
 Costs are those of `python benchmarks/compare.py cost`: forward, losses and backward of a resident batch,
 EfficientNet-Lite0 at 128 × 64, float32; NFormer's embedding is its encoder's and the refinement of all test images at

@@ -287,7 +287,6 @@ def test_topk_ranks_its_k_by_the_path_and_the_rest_by_the_global_distance(option
     query, gallery = side(5), side(20)
     first = (2 - 2 * query["global"] @ gallery["global"].T).argsort(1)
     method.options = CMLSPGEOptions(**options)
-    method.metric = type(method.metric)(reduce=method.options.d_reduce)
     full = method.distance(query, gallery)
     method.options = CMLSPGEOptions(**options, lsp_topk=6)
     order = method.distance(query, gallery).argsort(1)

@@ -17,6 +17,7 @@ from command_runs import checkpoint_and_bundle, command, train_by_command
 from vireid.attention import draw_attention
 from vireid.bundle import BundleCard, load_bundle, save_bundle
 from vireid.data.augment import Augment
+from vireid.embedder import Embedder
 from vireid.errors import InputError
 from vireid.losses import WeightedRegularizedTriplet, full_precision, weighted_distances
 from vireid.methods import build
@@ -500,6 +501,30 @@ def test_train_evaluate_load_and_draw(tiny_recipe, manifest, tmp_path):
     stored = load_file(out / "last.safetensors")
     assert not [name for name in stored if name.startswith(("phi.", "classifier."))]
     assert Image.open(figure).height > Image.open(figure).width > 100
+
+
+def test_attention_is_drawn_of_what_embed_reads(monkeypatch, tmp_path):
+    """Tinted night pictures turn grey, in batches, in the embedder's precision."""
+
+    class Watched(torch.nn.Module):
+        mean, std = (0.5, 0.25, 0.0), (1.0, 0.5, 2.0)
+
+        def attention(self, images, modality):
+            seen.append((images, modality.tolist(), torch.is_autocast_enabled("cpu")))
+            return torch.zeros(len(images), 2, 1, dtype=torch.bfloat16)
+
+    seen = []
+    embedder = Embedder(Watched(), (8, 4), torch.device("cpu"), precision="bf16")
+    monkeypatch.setattr(Embedder, "load", lambda bundle: embedder)
+    monkeypatch.setattr("vireid.attention.BATCH_SIZE", 2)
+    for k in range(3):
+        Image.new("RGB", (4, 8), (60 * k + 80, 40, 0)).save(tmp_path / f"{k}.png")
+    assert draw_attention(tmp_path / "b", [tmp_path], "infrared", tmp_path / "a.jpg") == 3
+    (first, kinds, low), (second, *_) = seen
+    assert (len(first), len(second), kinds, low) == (2, 1, [1, 1], True)
+    grey = (0.299 * 80 + 0.587 * 40) / 255
+    expected = [(grey - m) / s for m, s in zip(Watched.mean, Watched.std, strict=True)]
+    assert first[0].mean((1, 2)).tolist() == pytest.approx(expected, abs=0.01)
 
 
 def test_a_method_without_attention_is_named(run, tmp_path):

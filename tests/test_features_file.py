@@ -53,7 +53,7 @@ def test_matlab_text_may_be_a_cell_array(tmp_path):
         ({"camid": [1, 1.5, 2, 3]}, "row 1 of camid in .* is 1.5: write a whole number"),
         ({"pid": [1, 1e30, 1, 2]}, r"row 1 of pid in .* is 1e\+30: write a whole number"),
         ({"pid": ["a", "b", "c", "d"]}, "pid of .* holds <U1 in place of numbers"),
-        ({"pid": 1}, r"pid of .* has shape \(\): give one value an image"),
+        ({"pid": 1}, r"pid of .* has shape \(\): give one value per image"),
         ({"modality": ["vis", "ir", "vis", "ir"]}, r"row 0 of .*f.npz: unknown modality 'vis'"),
         ({"modality": "visible"}, r"modality of .* has shape \(\)"),
         ({"split": "test"}, r"split of .* has shape \(\)"),

@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 from command_runs import command, train_by_command
 from vireid.cli import app
 from vireid.errors import InputError
-from vireid.losses import choose_rows, cosine_triplet, decision_loss, gradient_penalty, hfl_rows
+from vireid.losses import cosine_triplet, decision_loss, gradient_penalty
 from vireid.methods import build
 from vireid.methods.hicmd import kl_loss
+from vireid.methods.hicmd_rows import choose_rows, hfl_rows
 from vireid.nn.discriminator import MultiScaleDiscriminator
 from vireid.nn.disentangled import fuse, mix, split_attribute
 from vireid.nn.generator import Decoder, MapNorm, PrototypeEncoder, adaptive_instance_norm
@@ -581,6 +582,12 @@ def test_swap_grid(hicmd_run, run, manifest, tmp_path):
     assert height > width > 300
     files = [str(manifest / "visible_0_0.jpg"), "--infrared", str(manifest / "infrared_1_0.jpg")]
     assert CliRunner().invoke(app, ["plots", "swap", bundle, *files, "--out", str(tmp_path / "two.svg")]).exit_code == 0
+    tinted, grey = tmp_path / "tinted.png", tmp_path / "grey.png"
+    Image.open(manifest / "visible_0_0.jpg").save(tinted)
+    Image.open(tinted).convert("L").save(grey)
+    for picture in (tinted, grey):
+        command("plots", "swap", bundle, "--infrared", picture, "--out", picture.with_suffix(".out.png"))
+    assert tinted.with_suffix(".out.png").read_bytes() == grey.with_suffix(".out.png").read_bytes()
     for arguments, sentence in [
         ([bundle], "no pictures to exchange"),
         ([str(run / "last.safetensors"), *files], "holds method agw, which draws no people"),

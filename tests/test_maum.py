@@ -109,7 +109,7 @@ def test_copies_are_a_margin_unless_counts_are_normalised(copies, shift):
 
     copied = memory.expand(copies, -1, -1)
     assert z(copied) - z(memory) == pytest.approx(shift, abs=1e-6)
-    assert z(copied, count_normalised=True) == pytest.approx(z(memory, count_normalised=True), abs=1e-6)
+    assert z(copied, count_normalized=True) == pytest.approx(z(memory, count_normalized=True), abs=1e-6)
     wider = UnidirectionalLoss(4, 0.1 + 2 * math.log(copies) / 4)
     assert float(wider(features, labels, memory)) == pytest.approx(
         float(UnidirectionalLoss(4, 0.1)(features, labels, copied))
@@ -121,7 +121,7 @@ def test_copies_are_a_margin_unless_counts_are_normalised(copies, shift):
 def test_both_layouts_equal_brute_force(snapshots, classes, rows, seed, circle):
     features, labels, memory = random_case(snapshots, classes, 7, rows, seed)
     x = features.requires_grad_()
-    loss = UnidirectionalLoss(32, 0.1, circle=circle, count_normalised=circle)
+    loss = UnidirectionalLoss(32, 0.1, circle=circle, count_normalized=circle)
     value = loss(x, labels, memory)
     flat = loss.queued(x, labels, memory.flatten(0, 1), torch.arange(classes).repeat(snapshots))
     assert float(value.detach()) == pytest.approx(float(flat.detach()), rel=1e-9)

@@ -41,7 +41,7 @@ from vireid.training.checkpoint import latest_checkpoint
 from vireid.training.optim import lr_factor
 from vireid.training.projection import train_projection
 
-PER_MODALITY = {"neighbour_mode": "per_modality", "same_neighbors": 4, "cross_neighbors": 3}
+PER_MODALITY = {"neighbor_mode": "per_modality", "same_neighbors": 4, "cross_neighbors": 3}
 
 
 def seeded(seed=0):
@@ -73,7 +73,7 @@ def dense_lists(similarity, k, modality, options):
         return sorted(candidates, key=lambda j: (-similarity[i, j].item(), j))[:count]
 
     for i in range(n):
-        if options.neighbour_mode == "joint":
+        if options.neighbor_mode == "joint":
             own, others = best(i, range(n), k), []
         else:
             own = best(i, [j for j in range(n) if modality[j] == modality[i]], options.same_neighbors)
@@ -382,7 +382,8 @@ def test_isolated_queries_of_one_layer_are_the_full_run(options):
 
 def refiner(**options):
     torch.manual_seed(0)
-    settings = {"input_dim": 12, "layers": 2, "neighbors": 6, "dropout": 0.0, "init": "mean", **options}
+    joint = {} if "neighbor_mode" in options else {"neighbors": 6}
+    settings = {"input_dim": 12, "layers": 2, "dropout": 0.0, "init": "mean", **joint, **options}
     return build("nformer", num_classes=4, **settings).eval()
 
 

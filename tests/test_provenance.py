@@ -9,12 +9,12 @@ from safetensors.torch import save_file
 
 import trees
 from vireid.bundle import METADATA_KEY, BundleCard
-from vireid.data import open_dataset
+from vireid.data import is_synthetic, open_dataset
 from vireid.errors import InputError
 from vireid.evaluation import PRESETS
 from vireid.evaluation.command import EvaluateRequest, resolve_protocols
 from vireid.evaluation.evaluate import FeatureTable, join_trials
-from vireid.evaluation.provenance import Subject, check_trials, is_synthetic
+from vireid.evaluation.provenance import Subject, check_trials
 from vireid.evaluation.strangers import _compared, gallery_size_curve
 from vireid.evaluation.tables import describe_stamp, render
 from vireid.methods import cosine_distance
@@ -79,8 +79,8 @@ def test_a_joint_result_names_its_splits_and_models(regdb):
         }
         results.append(FeatureTable(records, features, cosine_distance, stamp).evaluate(PRESETS["regdb-v2t"]))
     single, joint = (join_trials(part).as_dict() for part in (results[:1], results))
-    assert single["note"] == "one model a split, 1 of 10 splits scored"
-    assert joint["note"] == "one model a split, 2 of 10 splits scored"
+    assert single["note"] == "one model per split, 1 of 10 splits scored"
+    assert joint["note"] == "one model per split, 2 of 10 splits scored"
     assert joint["bundle"] == ["1.st", "2.st"]
     assert (len(joint["label_map"]), joint["checkpoint"]) == (2, "last")
     assert render([join_trials(results)], "console").caption.startswith("synthetic data, percent, 2 of 10 splits;")

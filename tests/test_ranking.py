@@ -293,7 +293,7 @@ def test_bad_input_is_named(distances, change, message):
     [
         (np.ones((1, 3)), np.ones((2, 4)), {}, "3 columns and gallery features 4"),
         (np.ones((2, 3)), np.ones((2, 3)), {}, "2 query features but 1 query pids"),
-        (np.ones(1), np.ones((2, 3)), {}, "one row an image"),
+        (np.ones(1), np.ones((2, 3)), {}, "one row per image"),
         (np.ones((1, 3)), np.ones((2, 3)), {"metric": "hamming"}, "unknown metric"),
     ],
 )
@@ -326,3 +326,5 @@ def test_distractor_curve_scores_each_size_as_one_ranking(hide):
         assert_equal(point, rank_metrics(distances, qp, pids, qc, camids, **options))
     with pytest.raises(InputError, match="beyond the 50 distractors"):
         distractor_curve(query, gallery, strangers, qp, gp, qc, gc, sizes=[51])
+    with pytest.raises(InputError, match="give some, 0 for the gallery alone"):
+        distractor_curve(query, gallery, strangers, qp, gp, qc, gc, sizes=[])

@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
+from vireid.data import is_synthetic
 from vireid.embedder import Embedder
 from vireid.errors import InputError
 from vireid.evaluation import PRESETS, cross, rank_metrics
 from vireid.evaluation.evaluate import FeatureTable
-from vireid.evaluation.provenance import is_synthetic
 from vireid.evaluation.refine import Refinement
 from vireid.files import write_text
 from vireid.methods import build, cosine_distance

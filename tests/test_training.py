@@ -243,6 +243,59 @@ def test_wrong_values_get_one_sentence(setting, sentence):
         load_recipe({}, [setting])
 
 
+@pytest.mark.parametrize(
+    ("method", "place", "cause", "idle"),
+    [
+        ("agw", "options", "non_local=false", "nl_width=half"),
+        ("agw", "options", "non_local=false", "nl_affinity=softmax"),
+        ("caj", "options", "pool=average", "gem_p=2"),
+        ("agw", "options", "triplet=wrt", "margin=0.5"),
+        ("maum", "options", "variant=global", "stripes=4"),
+        ("maum", "options", "variant=global", "stripe_dim=128"),
+        ("maum", "options", "variant=part", "neck=none"),
+        ("maum", "options", "pool=average", "gem_p=2"),
+        ("maum", "options", "triplet_weight=0", "margin=0.5"),
+        ("nformer", "options", "neighbor_mode=per_modality", "neighbors=8"),
+        ("cmlspge", "options", "attention=cbam", "nl_width=half"),
+        ("cmlspge", "options", "pa_mode=slice", "mine_by=global"),
+        ("cmlspge", "options", "cell=aligned", "d_reduce=sum"),
+        ("cmlspge", "options", "test_distance=global", "debias=true"),
+        ("cmlspge", "options", "test_distance=slices", "lsp_topk=9"),
+        ("cmlspge", "options", "test_distance=lsp", "lsp_weight=2"),
+        ("spot", "options", "asr=false", "fusion=false"),
+        ("spot", "options", "tpi=false", "fusion=false"),
+        ("spot", "options", "pose=template", "pose_dropout=0.1"),
+        ("spot", "options", "triplet=wrt", "margin=0.5"),
+        ("cmtr", "options", "triplet=soft_margin", "wrt=exact"),
+        ("agw", "schedule", "kind=steps", "final=0.1"),
+        ("agw", "schedule", "kind=cosine", "milestones=[9]"),
+        ("agw", "schedule", "kind=cosine", "gamma=0.5"),
+        ("agw", "schedule", "kind=halving", "warmup_epochs=1"),
+        ("agw", "optimizers.main", "kind=sgd", "betas=[0.5,0.9]"),
+        ("agw", "optimizers.main", "kind=adamw", "momentum=0.5"),
+        ("agw", "optimizers.main", "kind=adam", "nesterov=false"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(method, place, cause, idle):
+    settings = [f"method={method}", f"{place}.{cause}"]
+    load_recipe({}, settings)
+    sentence = f"{idle.partition('=')[0]} would do nothing with {cause}: leave it out"
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        load_recipe({}, [*settings, f"{place}.{idle}"])
+
+
+def test_pose_dropout_wants_a_branch_that_sees_poses():
+    for blind in ("asr=false", "asr_input=appearance"):
+        with pytest.raises(InputError, match=f"pose_dropout would do nothing with tpi=false and {blind}"):
+            load_recipe({"method": "spot"}, [f"options.{o}" for o in (blind, "tpi=false", "pose_dropout=0.1")])
+
+
+@pytest.mark.parametrize("name", [LITE0, "vit_tiny_patch16_224"])
+def test_only_resnets_can_lack_the_stem_s_relu(name):
+    with pytest.raises(InputError, match=f"stem_relu=false is of ResNets: set it to true for backbone.name={name}"):
+        build("cmtr", num_classes=2, backbone={"name": name, "weights": "none", "stem_relu": False})
+
+
 def test_a_precision_may_be_a_number():
     assert [load_recipe({}, [f"precision={bits}"]).precision for bits in (32, 16, "'32'")] == ["32", "16", "32"]
 
@@ -398,6 +451,14 @@ def test_ranks_with_other_identities_are_found():
     require_equal_labels(torch.tensor([digest, digest]))
     with pytest.raises(InputError, match="rank 1 sees other training identities than rank 0"):
         require_equal_labels(torch.tensor([digest, int(LabelMap.of([3, 5]).digest, 16) >> 1]))
+
+
+def test_labels_are_the_places_among_the_sorted_identities():
+    labels = LabelMap.of([9, 3, 5, 3])
+    assert (labels, len(labels)) == (LabelMap((3, 5, 9)), 3)
+    assert LabelMap((3, 5, 9)).labels([5, 9, 5]).tolist() == [1, 2, 1]
+    with pytest.raises(KeyError, match="4"):
+        labels.labels([3, 4])
 
 
 def test_every_shipped_recipe_is_valid():

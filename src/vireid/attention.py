@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vireid.data.images import decode
+from vireid.data.images import pixels_of
 from vireid.embed import find_images
 from vireid.embedder import Embedder
 from vireid.errors import InputError
@@ -16,6 +16,9 @@ from vireid.files import replacing
 from vireid.methods import METHODS
 from vireid.plots import attention_figure
 from vireid.records import Modality
+
+BATCH_SIZE = 32
+"""Images per forward pass."""
 
 
 def draw_attention(bundle: Path, places: Iterable[Path], modality: str, out: Path) -> int:
@@ -40,11 +43,12 @@ def draw_attention(bundle: Path, places: Iterable[Path], modality: str, out: Pat
     if attend is None:
         able = ", ".join(sorted(name for name, cls in METHODS.items() if hasattr(cls, "attention")))
         raise InputError(f"bundle {bundle}: {type(method).__name__} has no attention maps; these methods have: {able}")
-    pixels = np.stack([decode(path, embedder.image_size)[0] for path in find_images(places)])
-    mean, std = (torch.tensor(v, device=embedder.device).view(1, 3, 1, 1) for v in (method.mean, method.std))
-    images = (torch.from_numpy(pixels).to(embedder.device).permute(0, 3, 1, 2) / 255 - mean) / std
-    with torch.inference_mode():
-        maps = attend(images, torch.full((len(images),), int(kind), device=embedder.device))
+    pixels = np.stack([pixels_of(path, embedder.image_size, kind) for path in find_images(places)])
+    modalities = torch.full((len(pixels),), int(kind), device=embedder.device)
+    maps = []
+    with torch.inference_mode(), embedder.precision.autocast(embedder.device):
+        for images, chunk in zip(torch.from_numpy(pixels).split(BATCH_SIZE), modalities.split(BATCH_SIZE), strict=True):
+            maps.append(attend(embedder.normalize(images.permute(0, 3, 1, 2)), chunk).float().cpu())
     with replacing(out) as temporary:
-        attention_figure(pixels, {"attention": maps.float().cpu().numpy()}).savefig(temporary, format="png", dpi=120)
+        attention_figure(pixels, {"attention": torch.cat(maps).numpy()}).savefig(temporary, format="png", dpi=120)
     return len(pixels)

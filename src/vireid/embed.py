@@ -17,12 +17,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vireid.data.images import Progress
+from vireid.data.tree import IMAGE_SUFFIXES
 from vireid.embed_parts import Engine, Job, Part, model_file, on_threads
 from vireid.errors import InputError
 from vireid.files import alone, file_digest, replacing, require_file_place, write_text
 from vireid.records import Modality
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 PART = 4096
 """Images of a part, which is the most that a killed process loses."""
 _PARTS, _PLAN = "part-*.parquet", "plan.json"
@@ -38,13 +38,13 @@ def find_images(places: Iterable[Path]) -> list[Path]:
     found: list[Path] = []
     for place in places:
         if place.is_dir():
-            found += sorted(path for path in _files(place) if path.suffix.lower() in SUFFIXES)
+            found += sorted(path for path in _files(place) if path.suffix.lower() in IMAGE_SUFFIXES)
         elif place.exists():
             found.append(place)
         else:
             raise InputError(f"{place}: no such file or folder, check the path")
     if not found:
-        named, endings = ", ".join(map(str, places)), ", ".join(sorted(SUFFIXES))
+        named, endings = ", ".join(map(str, places)), ", ".join(IMAGE_SUFFIXES)
         raise InputError(f"no images under {named}: name some that end in {endings}")
     return found
 
@@ -126,7 +126,7 @@ def _plan(job: Job, paths: list[Path]) -> dict[str, Any]:
         "modality": str(job.modality),
         "batch size": job.batch_size,
         "precision": job.precision,
-        "images a part": PART,
+        "images per part": PART,
     }
 
 

@@ -34,7 +34,7 @@ class Job:
     Attributes:
         model: a bundle or an ONNX model, see `open_model`.
         modality: of all images.
-        batch_size: images a forward pass.
+        batch_size: images per forward pass.
         precision: one of `vireid.precision.PRECISIONS`.
     """
 
@@ -90,7 +90,7 @@ def on_threads(job: Job, parts: Sequence[Part], threads: int | None = None) -> I
     Args:
         job: the model and how to run it.
         parts: what to embed.
-        threads: default: one a core.
+        threads: default: one per core.
     """
     model = open_model(job)
     batches = [paths for part in parts for paths in part.batches(job.batch_size)]

@@ -49,7 +49,7 @@ def on_ray(job: Job, parts: Sequence[Part], workers: int | None = None) -> Itera
     Args:
         job: the model and how to run it.
         parts: what to embed.
-        workers: processes; default: one a GPU, or one a core where there is none.
+        workers: processes; default: one per GPU, or one per core where there is none.
 
     Raises:
         InputError: when Ray is not installed, a worker meets an error, or the storage is not shared.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vireid.allocator import kept_memory
 from vireid.bundle import BundleCard, load_bundle
-from vireid.data.augment import flip_keypoints
+from vireid.data.augment import flip_keypoints, standardize
 from vireid.data.datamodule import ImageBatches, image_source, loader
 from vireid.data.images import ImageLike, Progress, image_list, pixels_of
 from vireid.errors import InputError
@@ -24,7 +24,7 @@ from vireid.precision import Precision, Wanted, choose_precision, default_device
 from vireid.records import Batch, Modality, Records
 
 BATCH_SIZE = 128
-"""Images a forward pass, where features are extracted from a table."""
+"""Images per forward pass, where features are extracted from a table."""
 
 
 class Embedder:
@@ -80,7 +80,7 @@ class Embedder:
         Args:
             images: paths, PIL images or (H, W, 3) uint8 arrays, any sizes.
             modality: the sensor that saw them.
-            batch_size: images a forward pass.
+            batch_size: images per forward pass.
 
         Raises:
             InputError: for an image that cannot be read, or an array of another shape or type.
@@ -110,7 +110,7 @@ class Embedder:
         Args:
             records: images of any modality.
             rows: (N,) those to embed, in this order, at least one; default: all.
-            batch_size: images a forward pass.
+            batch_size: images per forward pass.
             flip: average the features of each image and its mirror image.
             cache: keep decoded images, those of all records, in the image cache.
             progress: called with (images done, N).
@@ -151,7 +151,7 @@ class Embedder:
         With `flip`, each vector is the renormalised mean of the unit vectors of the image and its mirror image, as
         in CAJ's test script; maps and stripes, which are no unit vectors, are averaged as they are.
         """
-        images = self._normalize(batch.images.to(self.device))
+        images = self.normalize(batch.images)
         modality = batch.modality.to(self.device)
         features = self.forward(images, modality, batch.keypoints)
         if not flip:
@@ -160,11 +160,16 @@ class Embedder:
         mirrored = self.forward(images.flip(3), modality, points)
         return {name: _mean(value, mirrored[name]) for name, value in features.items()}
 
+    def normalize(self, images: Tensor) -> Tensor:
+        """Return uint8 images (N, 3, H, W) as the method reads them, on its device, in its memory format."""
+        images = images.to(self.device).to(memory_format=self.precision.memory_format)
+        return standardize(images.float() / 255, self.method.mean, self.method.std)
+
     def forward(self, images: Tensor, modality: Tensor, keypoints: Tensor | None) -> Features:
         """Return the method's features of normalised images (N, 3, H, W) on the device, in the embedder's precision.
 
         Args:
-            images: in the precision's memory format.
+            images: see `normalize`.
             modality: (N,), on the device.
             keypoints: (N, 18, 3) in pixels of the images; methods without a use for them leave them.
         """
@@ -177,11 +182,6 @@ class Embedder:
     def _warn(self, notice: str | None) -> None:
         if notice is not None:
             warnings.warn(notice, stacklevel=3)
-
-    def _normalize(self, images: Tensor) -> Tensor:
-        images = images.to(memory_format=self.precision.memory_format).float() / 255
-        mean, std = (images.new_tensor(v).view(1, 3, 1, 1) for v in (self.method.mean, self.method.std))
-        return (images - mean) / std
 
 
 def pose_notice(method: Method, keypoints: NDArray[np.float32] | None, count: int) -> str | None:

@@ -1,4 +1,4 @@
-"""From a bundle to ONNX: one plain graph a modality, compared with PyTorch before it is written.
+"""From a bundle to ONNX: one plain graph per modality, compared with PyTorch before it is written.
 
 A method routes rows by modality, which depends on data. Tracing it with images of one modality leaves that modality's
 path alone, with no routing in the graph; CMTR's modality embedding is folded into its position table.
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vireid.bundle import BundleCard
+from vireid.data.augment import standardize
 from vireid.data.images import Pixels
 from vireid.embedder import Embedder
 from vireid.errors import InputError
@@ -71,8 +72,7 @@ class EmbeddingGraph(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalise and embed."""
-        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self.method.mean, self.method.std))
-        pixels = (images.permute(0, 3, 1, 2).float() / 255 - mean) / std
+        pixels = standardize(images.permute(0, 3, 1, 2).float() / 255, self.method.mean, self.method.std)
         modality = torch.full((images.shape[0],), self.modality, dtype=torch.int64)
         with torch.autocast("cpu", dtype=torch.float16, enabled=self.half_precision, cache_enabled=False):
             if self.plain is not None:

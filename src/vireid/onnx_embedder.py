@@ -25,7 +25,7 @@ class OnnxEmbedder:
 
     Args:
         path: one graph, or `NAME.onnx` for the pair `NAME.visible.onnx` and `NAME.infrared.onnx`.
-        threads: that share the work of a forward pass; 0: one a core.
+        threads: that share the work of a forward pass; 0: one per core.
 
     Attributes:
         card: the bundle's card as a dict.

@@ -54,6 +54,22 @@ def checked(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
         raise InputError(f"{where} {describe(error, model)}") from error
 
 
+def require_unset(options: Options, cause: str, *names: str) -> None:
+    """Refuse options that would do nothing: those that differ from their default.
+
+    Args:
+        options: the set.
+        cause: what makes them idle, such as `pool=average`.
+        names: of the idle ones.
+
+    Raises:
+        ValueError: naming them.
+    """
+    fields = type(options).model_fields
+    if idle := [name for name in names if getattr(options, name) != fields[name].default]:
+        raise ValueError(f"{', '.join(idle)} would do nothing with {cause}: leave it out")
+
+
 def setting(flag: str, text: str, example: str) -> tuple[str, Any]:
     """Read one `key=value` of a flag; the value is YAML.
 

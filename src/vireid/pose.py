@@ -32,7 +32,7 @@ class PoseRequest:
         rtmlib: ONNX file of RTMPose.
         keypointrcnn: state-dict file of torchvision's Keypoint R-CNN.
         openpose: folder of OpenPose's JSON files.
-        coco: JSON file of 17 keypoints a person in COCO's format.
+        coco: JSON file of 17 keypoints per person in COCO's format.
         stretch: see `estimated`.
         out: file to write; default `keypoints.npz` in the data set's folder.
     """

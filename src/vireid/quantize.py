@@ -9,7 +9,7 @@ import numpy as np
 
 from vireid.data.images import Pixels, decode
 from vireid.errors import InputError
-from vireid.records import Modality, Records
+from vireid.records import Modality, Records, evenly_spaced
 
 IMAGES = 256
 """Images of a modality: every other one sets the ranges, the rest are what the graph is judged by."""
@@ -64,5 +64,5 @@ def calibration_images(records: Records, modality: Modality, size: tuple[int, in
         raise InputError(
             f"{records.root} has {len(chosen)} {modality} images to calibrate int8 by: give {LEAST} or more"
         )
-    rows = np.linspace(0, len(chosen) - 1, min(IMAGES, len(chosen))).astype(int)
+    rows = evenly_spaced(len(chosen), IMAGES).tolist()
     return np.stack([decode(chosen.absolute(row), size)[0] for row in rows])

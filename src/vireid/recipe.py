@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import Field, PositiveFloat, PositiveInt, SerializeAsAny, field_validator, model_validator
@@ -16,7 +16,7 @@ from vireid.errors import InputError
 from vireid.losses.memory import MemoryOptions
 from vireid.methods import parse_options, parse_terms
 from vireid.nn import BackboneOptions
-from vireid.options import Options, checked, setting
+from vireid.options import Options, checked, require_unset, setting
 from vireid.precision import Wanted
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -52,6 +52,11 @@ class OptimizerOptions(Options):
     bias_lr_scale: float = Field(1.0, gt=0, description="further factor on the lr of biases")
     scheduled: bool = Field(True, description="false keeps lr constant")
 
+    @model_validator(mode="after")
+    def _uses_all(self) -> Self:
+        require_unset(self, f"kind={self.kind}", *(["betas"] if self.kind == "sgd" else ["momentum", "nesterov"]))
+        return self
+
 
 class Schedule(Options):
     """Learning-rate factor by epoch (0-based) or, for `halving`, by step.
@@ -72,7 +77,15 @@ class Schedule(Options):
     halve_every: int = Field(25_000, gt=0)
 
     @model_validator(mode="after")
-    def _pair_factors(self) -> Schedule:
+    def _uses_all(self) -> Self:
+        own = {"steps": ("milestones", "gamma"), "cosine": ("final",), "halving": ("halve_every",)}
+        idle = [name for kind, names in own.items() if kind != self.kind for name in names]
+        warmup = ("warmup_epochs", "warmup_start", "warmup_offset") if self.kind == "halving" else ()
+        require_unset(self, f"kind={self.kind}", *idle, *warmup)
+        return self
+
+    @model_validator(mode="after")
+    def _pair_factors(self) -> Self:
         if isinstance(self.gamma, tuple) and len(self.gamma) != len(self.milestones):
             factors = f"{len(self.gamma)} factors gamma for {len(self.milestones)} milestones"
             raise ValueError(f"{factors}: give one for each, or a single number")
@@ -124,7 +137,7 @@ class Recipe(Options):
     sync_norm: bool = Field(True, description="BatchNorm over the images of all GPUs; on CPUs each process has its own")
     precision: Wanted = Field("auto", description="of training and evaluation; auto: measured choice per device")
     validation: Validation = Validation()
-    expected_steps: int | None = Field(None, description="batches an epoch on the complete data set, for comparison")
+    expected_steps: int | None = Field(None, description="batches per epoch on the complete data set, for comparison")
     keep_checkpoints: int = Field(2, ge=1)
 
     @model_validator(mode="before")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,8 @@ from vireid.files import require_utf8
 if TYPE_CHECKING:
     from torch import Tensor
 
+RENDERED = "synthetic.json"
+"""The file beside rendered images, in any layout, that says how they were made."""
 NUM_KEYPOINTS = 18
 """OpenPose COCO-18 order: nose, neck, right then left arm, right then left leg, eyes, ears."""
 
@@ -54,7 +56,7 @@ class Modality(IntEnum):
 
 @dataclass(frozen=True, eq=False)
 class Records:
-    """A table of images: one row an image, one array a column, all of length N.
+    """A table of images: one row per image, one array per column, all of length N.
 
     Attributes:
         root: folder that `path` is relative to.
@@ -162,25 +164,35 @@ class Records:
         return self.root / str(self.path[row])
 
 
+def evenly_spaced(count: int, most: int) -> NDArray[np.int64]:
+    """Return at most `most` of the rows 0..count-1, evenly spaced, the first and the last among them."""
+    return np.linspace(0, count - 1, min(most, count)).astype(np.int64)
+
+
 @dataclass(frozen=True)
 class LabelMap:
     """Training labels 0..C-1 of the sorted identities of a training set."""
 
     pids: tuple[int, ...]
-    _label: Mapping[int, int] = field(repr=False, default_factory=dict)
 
     @classmethod
     def of(cls, pids: ArrayLike) -> LabelMap:
         """Number the distinct identities in ascending order."""
-        distinct = tuple(int(p) for p in np.unique(np.asarray(pids)))
-        return cls(distinct, {pid: label for label, pid in enumerate(distinct)})
+        return cls(tuple(np.unique(np.asarray(pids, dtype=np.int64)).tolist()))
 
     def __len__(self) -> int:
         return len(self.pids)
 
     def labels(self, pids: ArrayLike) -> NDArray[np.int64]:
-        """Map (N,) identities to (N,) contiguous labels."""
-        return np.array([self._label[int(p)] for p in np.asarray(pids)], dtype=np.int64)
+        """Map (N,) identities to (N,) contiguous labels.
+
+        Raises:
+            KeyError: for an identity that has none.
+        """
+        known, wanted = np.array(self.pids, dtype=np.int64), np.asarray(pids, dtype=np.int64)
+        if len(strange := np.setdiff1d(wanted, known)):
+            raise KeyError(int(strange[0]))
+        return np.searchsorted(known, wanted)
 
     @property
     def digest(self) -> str:
@@ -190,7 +202,7 @@ class LabelMap:
 
 @dataclass
 class Batch:
-    """One row an image, modalities mixed; nothing assumes equal counts.
+    """One row per image, modalities mixed; nothing assumes equal counts.
 
     Attributes:
         images: (N, 3, H, W) float, normalised (uint8 before augmentation).

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from vireid.bundle import load_bundle
-from vireid.data.images import Pixels, decode
+from vireid.data.augment import standardize
+from vireid.data.images import Pixels, pixels_of
 from vireid.errors import InputError
 from vireid.files import replacing
 from vireid.methods.hicmd import HiCMD
@@ -52,10 +53,10 @@ def draw_swap(bundle: Path, pictures: Sequence[Picture], out: Path) -> None:
         raise InputError(f"bundle {bundle} holds method {card.method}, which draws no people: give one of method hicmd")
     if not pictures:
         raise InputError("no pictures to exchange: name image files, or a data set by --data and --root")
-    pixels = np.stack([decode(path, card.image_size)[0] for path, _ in pictures])
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (method.mean, method.std))
-    images = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - mean) / std
+    pixels = np.stack([pixels_of(path, card.image_size, modality) for path, modality in pictures])
+    images = standardize(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255, method.mean, method.std)
     swapped = method.generator.swap(images, torch.tensor([modality for _, modality in pictures]))
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (method.mean, method.std))
     with replacing(out) as temporary:
         swap_figure(pixels, _to_pixels(swapped * std + mean)).savefig(
             temporary, format=out.suffix[1:] or "png", dpi=150

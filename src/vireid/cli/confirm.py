@@ -26,8 +26,8 @@ def confirm(
 ) -> None:
     """Say that a candidate of a search shows the person asked for; it is confirmed when a second person says so too.
 
-    Example: `vireid gallery confirm 'vtest.avi#2b91c9461614/5' night.jpg --gallery station --purpose "lost child"
-    --case 2026-117`
+    Example: `vireid gallery confirm 'vtest.avi#2b91c9461614/5' night.jpg --gallery station
+    --purpose "lost child" --case 2026-117`
     """
     _decide("confirm", gallery, track, image, item, purpose, case)
 
@@ -42,8 +42,8 @@ def reject(
 ) -> None:
     """Say that a candidate of a search shows somebody else, for good.
 
-    Example: `vireid gallery reject 'vtest.avi#2b91c9461614/5' night.jpg --gallery station --purpose "lost child"
-    --case 2026-117`
+    Example: `vireid gallery reject 'vtest.avi#2b91c9461614/5' night.jpg --gallery station
+    --purpose "lost child" --case 2026-117`
     """
     _decide("reject", gallery, track, image, item, purpose, case)
 

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from vireid.cli.options import console
+from vireid.cli.options import DataOption, console
 from vireid.progress import progress_bar
 
 data_app = typer.Typer(help="Look at data sets.", no_args_is_help=True)
@@ -78,11 +78,11 @@ def data_check(
 
 def pose(
     root: Annotated[Path, typer.Argument(help="manifest, or folder of a data set")],
-    data: Annotated[str, typer.Option("--data", help="data set: see `vireid data list`")] = "manifest",
+    data: DataOption = "manifest",
     rtmlib: Annotated[Path | None, typer.Option(help="RTMPose as an ONNX file; needs rtmlib")] = None,
     keypointrcnn: Annotated[Path | None, typer.Option(help="weights of torchvision's Keypoint R-CNN")] = None,
     openpose: Annotated[Path | None, typer.Option(help="folder of OpenPose's JSON files")] = None,
-    coco: Annotated[Path | None, typer.Option(help="JSON file of COCO's format, 17 keypoints a person")] = None,
+    coco: Annotated[Path | None, typer.Option(help="JSON file of COCO's format, 17 keypoints per person")] = None,
     stretch: Annotated[bool, typer.Option("--stretch", help="raise the contrast of dim images first")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="file; default: keypoints.npz beside the images")] = None,
 ) -> None:

@@ -12,6 +12,7 @@ from rich.table import Column, Table
 
 from vireid.cli.options import (
     Case,
+    DataOption,
     GalleryOption,
     Purpose,
     console,
@@ -321,7 +322,7 @@ def maintain(gallery: GalleryOption) -> None:
 def calibrate(
     gallery: GalleryOption,
     root: Annotated[Path, typer.Option("--root", help="labelled pictures: several people before several cameras")],
-    data: Annotated[str, typer.Option("--data", help="data set: see `vireid data list`")] = "manifest",
+    data: DataOption = "manifest",
     target_fpr: Annotated[float, typer.Option(help="share of pairs of two people that may pass")] = 1e-3,
     figure: Annotated[Path | None, figure_option("draw the ROC into this .png or .svg")] = None,
 ) -> None:

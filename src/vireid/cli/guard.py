@@ -52,7 +52,7 @@ def audit_export(
     gallery: GalleryOption,
     out: Annotated[Path | None, typer.Option("--out", help="file of JSON lines; default: standard output")] = None,
 ) -> None:
-    """Write the log as JSON lines, one entry a line, with its hashes.
+    """Write the log as JSON lines, one entry per line, with its hashes.
 
     Example: `vireid audit export --gallery station --out audit.jsonl`
     """

@@ -108,7 +108,7 @@ def evaluate(
     refine_set: Annotated[list[str] | None, typer.Option(help="how to refine, such as mode=local")] = None,
     roc: Annotated[bool, typer.Option("--roc", help="also true positive rates at given false positive rates")] = False,
     distractors: Annotated[
-        str | None, typer.Option(help="fill the gallery: a folder, or for rendered data synthetic:N")
+        str | None, typer.Option(help="fill the gallery: a folder of crops, or synthetic:N for rendered data")
     ] = None,
     figure: Annotated[Path | None, figure_option("draw the distractor curve into this .png or .svg")] = None,
     options: Annotated[list[str] | None, typer.Option("--option", help="loader option, such as trial=3")] = None,
@@ -191,10 +191,10 @@ def embed(
     images: Annotated[list[Path], typer.Argument(help="image files or folders")],
     out: Annotated[Path, typer.Option("--out", help="Parquet file: path, modality and embedding")],
     modality: Annotated[str, typer.Option(help="visible or infrared")] = "infrared",
-    batch_size: Annotated[int, typer.Option(min=1, help="images a forward pass")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="images per forward pass")] = 32,
     precision: Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="of a bundle's network")] = "auto",
     engine: Annotated[Literal["local", "ray"], typer.Option(help="this machine, or a Ray cluster")] = "local",
-    workers: Annotated[int | None, typer.Option(min=1, help="default: one a core, or with Ray one a GPU")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="default: one per core, or with Ray one per GPU")] = None,
 ) -> None:
     """Embed images into L2-normalised vectors; a killed run goes on where it was when it is started again.
 

@@ -13,9 +13,9 @@ from vireid.data import llcm, manifest, market1501, msmt17, regdb, synthetic, sy
 from vireid.data.info import DataSetInfo
 from vireid.errors import InputError
 from vireid.files import require_utf8
-from vireid.records import Records
+from vireid.records import RENDERED, Records
 
-__all__ = ["DATA_SETS", "DataSetInfo", "find_dataset", "open_dataset", "require_root"]
+__all__ = ["DATA_SETS", "DataSetInfo", "find_dataset", "is_synthetic", "open_dataset", "require_root", "title_of"]
 
 
 DATA_SETS: dict[str, DataSetInfo] = {
@@ -41,6 +41,17 @@ def find_dataset(name: str) -> DataSetInfo:
     if name not in DATA_SETS:
         raise InputError(f"unknown data set {name!r}: use {', '.join(DATA_SETS)}")
     return DATA_SETS[name]
+
+
+def is_synthetic(name: str, root: Path) -> bool:
+    """Tell whether a data set is rendered, whatever layout it was written in."""
+    return name == "synthetic" or (root / RENDERED).is_file()
+
+
+def title_of(name: str, root: Path) -> str:
+    """Return a data set's title; rendered data is called synthetic."""
+    title = find_dataset(name).title
+    return f"synthetic people in the layout of {title}" if name != "synthetic" and is_synthetic(name, root) else title
 
 
 def require_root(name: str, root: Path | None) -> Path:

@@ -5,6 +5,7 @@ Every random number comes from the generator that is passed in, so a step's augm
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -23,6 +24,12 @@ GRAY = (0.2989, 0.5870, 0.1140)
 """Luma weights of the channel augmentation (CAJ)."""
 Share = Annotated[float, Field(ge=0, le=1)]
 """A part of a whole."""
+
+
+def standardize(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Return `(pixels - mean) / std` by channel of (N, 3, H, W) pixels in [0, 1], which is what networks read."""
+    shift, scale = (pixels.new_tensor(v).view(1, 3, 1, 1) for v in (mean, std))
+    return (pixels - shift) / scale
 
 
 class ChannelExchange(Options):
@@ -51,7 +58,7 @@ class ChannelExchange(Options):
 
 
 class ChannelRandomErasing(Options):
-    """Fill a random rectangle with a constant a channel (CAJ's CRE; random erasing with other constants).
+    """Fill a random rectangle with a constant per channel (CAJ's CRE; random erasing with other constants).
 
     Up to 100 draws of an area fraction and an aspect ratio h/w in [aspect, 1/aspect]; the first rectangle that fits
     strictly inside is used.
@@ -158,15 +165,14 @@ class Augment(Options):
             batch = _with_twins(batch)
         batch = pad_crop_flip(batch, self.pad, self.flip, generator)
         images = batch.images.float() / 255
-        mean_, std_ = (images.new_tensor(v).view(1, 3, 1, 1) for v in (mean, std))
         views = [(self.visible, Modality.VISIBLE, 0), (self.infrared, Modality.INFRARED, 0)]
         if self.visible_twin is not None:
             views.append((self.visible_twin, Modality.VISIBLE, 1))
-        out = (images - mean_) / std_
+        out = standardize(images, mean, std)
         for view, modality, number in views:
             rows = ((batch.modality == modality) & (batch.view == number)).nonzero().squeeze(1)
             if len(rows) and view != ViewAugment():
-                out[rows] = _apply(view, images[rows], mean_, std_, generator, epoch)
+                out[rows] = _apply(view, images[rows], mean, std, generator, epoch)
         return replace(batch, images=out)
 
 
@@ -204,7 +210,14 @@ def _with_twins(batch: Batch) -> Batch:
     return Batch.cat([batch.take(order), visible, batch.take(infrared)])
 
 
-def _apply(view: ViewAugment, raw: Tensor, mean: Tensor, std: Tensor, generator: Generator, epoch: int) -> Tensor:
+def _apply(
+    view: ViewAugment,
+    raw: Tensor,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    generator: Generator,
+    epoch: int,
+) -> Tensor:
     if view.gray and (view.gray_epochs is None or epoch < view.gray_epochs):
         gray = (torch.rand(len(raw), generator=generator) < view.gray).to(raw.device)
         luma = (raw * raw.new_tensor(GRAY).view(1, 3, 1, 1)).sum(1, keepdim=True)
@@ -212,7 +225,7 @@ def _apply(view: ViewAugment, raw: Tensor, mean: Tensor, std: Tensor, generator:
     raw = view.jitter_or_blur(raw, generator)
     if view.exchange.space == "raw":
         raw = view.exchange(raw, generator)
-    out = view.erasing((raw - mean) / std, generator)
+    out = view.erasing(standardize(raw, mean, std), generator)
     return out if view.exchange.space == "raw" else view.exchange(out, generator)
 
 

@@ -77,7 +77,7 @@ class TrainingData(LightningDataModule):
     Attributes:
         records: the training rows.
         label_map: contiguous labels of the sorted identities.
-        steps: batches an epoch.
+        steps: batches per epoch.
     """
 
     def __init__(self, recipe: Recipe, records: Records, progress: Progress | None = None) -> None:

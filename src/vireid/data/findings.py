@@ -83,7 +83,7 @@ def identities(records: Records, mask: NDArray[np.bool_] | slice = slice(None)) 
 
 
 def missing_files(records: Records, source: str) -> Iterator[Finding]:
-    """Find listed images that the disk lacks, by one scan a folder instead of one stat an image."""
+    """Find listed images that the disk lacks, by one scan per folder instead of one stat per image."""
     names = pd.Series(records.path, dtype=object)
     folders = names.map(lambda path: path.rpartition("/")[0])
     missing = [path for folder, rows in names.groupby(folders) for path in _missing(records, str(folder), rows)]

@@ -1,4 +1,4 @@
-"""Keypoints beside the images: one `.npz` a data set, a row an image."""
+"""Keypoints beside the images: one `.npz` per data set, a row per image."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def read_keypoints(file: Path, paths: Sequence[str] | NDArray[np.object_]) -> ND
     """
     table = read_table(file)
     if not (index := pd.Index(table.path)).is_unique:
-        raise InputError(f"{file}: path {index[index.duplicated()][0]!r} stands in it twice; keep one row an image")
+        raise InputError(f"{file}: path {index[index.duplicated()][0]!r} stands in it twice; keep one row per image")
     row = index.get_indexer(pd.Index(np.asarray(paths, dtype=object)))
     if len(index) and len(row) and (row < 0).all():
         raise InputError(

@@ -68,7 +68,7 @@ def _read_columns(file: Path) -> dict[str, pa.Array]:
     except pa.ArrowInvalid as error:
         _explain(file, len(header), error)
     if table.num_rows == 0:
-        raise InputError(f"{file} has a header but no rows; add one row an image")
+        raise InputError(f"{file} has a header but no rows; add one row per image")
     return {name: pc.utf8_trim_whitespace(table[name].combine_chunks()) for name in names}
 
 
@@ -123,7 +123,7 @@ def _paths(text: pa.Array, file: Path) -> NDArray[np.object_]:
     paths = text.to_numpy(zero_copy_only=False)
     if pc.count_distinct(text).as_py() < len(text):
         repeated = pa.array(pd.Series(paths).duplicated().to_numpy())
-        _reject(repeated, text, file, "path {value} stands in an earlier line too; keep one row an image")
+        _reject(repeated, text, file, "path {value} stands in an earlier line too; keep one row per image")
     return paths
 
 

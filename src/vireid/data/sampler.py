@@ -29,12 +29,12 @@ class Sampling(Options):
 
     kind: Literal["cross", "pivot", "single"] = "cross"
     identities: int = Field(8, gt=0, description="P, over all devices")
-    visible: int = Field(4, ge=0, description="images an identity; the K of `single`")
-    infrared: int = Field(4, ge=0, description="images an identity")
+    visible: int = Field(4, ge=0, description="images per identity; the K of `single`")
+    infrared: int = Field(4, ge=0, description="images per identity")
     pairs: int | None = Field(
         None, gt=0, description="identities, over all devices, with images of both modalities; default: all P"
     )
-    steps: int | None = Field(None, gt=0, description="batches an epoch; default: what the papers use")
+    steps: int | None = Field(None, gt=0, description="batches per epoch; default: what the papers use")
 
     @model_validator(mode="after")
     def _draws_images(self) -> Sampling:
@@ -97,7 +97,9 @@ def epoch_batches(
 
 
 def _turns(sampling: Sampling) -> Indices:
-    """Return (P,) numbers of the identities of a batch that have one modality, from 0 on; below 0 for pairs."""
+    """Number a batch's (P,) identities: below 0 those shown in both modalities, which come first; then 0, 1, 2, … those
+    shown in one, by turns visible and infrared.
+    """
     return np.arange(sampling.identities) - (sampling.pairs or sampling.identities)
 
 

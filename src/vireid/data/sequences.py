@@ -25,7 +25,7 @@ class Sequences(Options):
     )
     length: int = Field(7000, gt=1, description="features a sequence, at most half the pool")
     per_batch: int = Field(2, gt=0, description="sequences a batch, over all devices")
-    steps: int | None = Field(None, gt=0, description="batches an epoch; default: one sequence for 30 of the pool")
+    steps: int | None = Field(None, gt=0, description="batches per epoch; default: one sequence for 30 of the pool")
     by_modality: bool = Field(False, description="centres alternate between modalities, half of a sequence is of each")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from vireid.errors import InputError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 def open_tree(root: str | Path, entries: Sequence[str], title: str, access: str) -> Path:

@@ -19,6 +19,15 @@ DistanceBlock: TypeAlias = Callable[[slice], Any]
 """Maps a slice of queries to their (b, Ng) distances, NumPy or torch."""
 
 
+BLOCK_ENTRIES = 2**22
+"""Distances that a block of rows holds."""
+
+
+def rows_per_block(columns: int, least: int = 1) -> int:
+    """Return how many rows of so many columns make a block, at least `least`."""
+    return max(least, BLOCK_ENTRIES // max(1, columns))
+
+
 def as_array(values: ArrayLike | Tensor) -> NDArray[Any]:
     """Return any array or tensor as NumPy on the CPU; half precision becomes float32, integers stay."""
     if isinstance(values, Tensor):
@@ -38,7 +47,7 @@ def as_features(features: Features, metric: Metric = "euclidean") -> Tensor:
         raise InputError(f"unknown metric {metric!r}: use {' or '.join(get_args(Metric))}")
     table = features if isinstance(features, Tensor) else torch.from_numpy(np.require(features, np.float32, ["C", "W"]))
     if table.ndim != 2:
-        raise InputError(f"features have shape {tuple(table.shape)}: give one row an image, (N, D)")
+        raise InputError(f"features have shape {tuple(table.shape)}: give one row per image, (N, D)")
     table = table.detach().float()
     return normalize(table) if metric == "cosine" else table
 

@@ -45,11 +45,13 @@ def distractor_curve(
         **options: `hide`, `cmc_unit`, `max_rank` and `block_size` of `rank_blocks`.
 
     Returns:
-        One result a size; `num_gallery` is the gallery's size with its distractors.
+        One result per size; `num_gallery` is the gallery's size with its distractors.
 
     Raises:
-        InputError: as `rank_blocks`, and when a size exceeds the distractors.
+        InputError: as `rank_blocks`, when a size exceeds the distractors, and for no size.
     """
+    if not len(sizes):
+        raise InputError("sizes names no number of distractors: give some, 0 for the gallery alone")
     if not all(0 <= size <= len(distractors) for size in sizes):  # type: ignore[arg-type]
         raise InputError(f"sizes {list(sizes)} go beyond the {len(distractors)} distractors: embed more")  # type: ignore[arg-type]
     known, strangers = as_features(gallery), as_features(distractors)

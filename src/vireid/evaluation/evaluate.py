@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vireid.data import find_dataset
+from vireid.data import find_dataset, is_synthetic
 from vireid.data.images import Progress
 from vireid.embedder import Embedder
 from vireid.environment import git_commit
@@ -20,7 +20,6 @@ from vireid.evaluation.distances import DistanceBlock
 from vireid.evaluation.features_file import read_features
 from vireid.evaluation.presets import GENERIC, PRESETS
 from vireid.evaluation.protocols import Index, Protocol
-from vireid.evaluation.provenance import is_synthetic
 from vireid.evaluation.refine import Refinement
 from vireid.evaluation.rerank import Neighbours, k_reciprocal_rerank
 from vireid.evaluation.roc import VerificationRoc, verification_roc, verification_scores
@@ -124,7 +123,7 @@ class FeatureTable:
             protocol: the rules.
             feature: which of the method's vectors; the method's own distance is used with `global`.
             rerank: one of `RERANKINGS`, on cosines, or None. Its result depends on all queries together (transductive),
-                and so does that of a joint refinement, which is made once a trial.
+                and so does that of a joint refinement, which is made once per trial.
             roc: also measure verification on the pairs of the first trial.
 
         Raises:
@@ -253,13 +252,18 @@ def protocol_splits(protocol: Protocol) -> set[str]:
 
 
 def select(features: Features, index: Index) -> Features:
-    """Return some rows of features by name."""
+    """Return the rows `index` (n,) of features by name, each (N, …)."""
     chosen = torch.from_numpy(np.ascontiguousarray(index))
     return {name: value[chosen] for name, value in features.items()}
 
 
 def distance_blocks(distance: Distance, query: Features, gallery: Features) -> DistanceBlock:
-    """Return the distances of features by name, a slice of the queries at a time."""
+    """Return the distances of features by name, a slice of the queries at a time.
+
+    Args:
+        distance: maps features of b queries and the gallery to (b, Ng) distances.
+        query, gallery: by name, each (Nq, …) and (Ng, …).
+    """
 
     def block(rows: slice) -> Tensor:
         with torch.inference_mode():

@@ -33,7 +33,7 @@ UNREADABLE = (
 
 
 def read_features(path: str | Path) -> tuple[Records, NDArray[np.float32]]:
-    """Read a `.parquet`, `.npz` or `.mat` file of features, one row an image.
+    """Read a `.parquet`, `.npz` or `.mat` file of features, one row per image.
 
     It holds `features` (N, D) (in parquet a column of lists), `pid`, `camid`, `modality` (visible or
     infrared, or 0 and 1), and optionally `split` (default `test`) and `path` (default: the row number).
@@ -50,11 +50,11 @@ def read_features(path: str | Path) -> tuple[Records, NDArray[np.float32]]:
         raise InputError(f"{source} cannot be read ({error}): write plain arrays of numbers and text") from error
     missing = [name for name in REQUIRED if name not in columns]
     if missing:
-        raise InputError(f"{source} lacks {', '.join(missing)}: it needs {', '.join(REQUIRED)}, one row an image")
+        raise InputError(f"{source} lacks {', '.join(missing)}: it needs {', '.join(REQUIRED)}, one row per image")
     with np.errstate(over="ignore"):
         features = _numbers(columns["features"], "features", source).astype(np.float32)
     if features.ndim != 2 or not features.shape[1]:
-        raise InputError(f"features of {source} have shape {features.shape}: give one row an image, (N, D)")
+        raise InputError(f"features of {source} have shape {features.shape}: give one row per image, (N, D)")
     pid, camid = (_whole(columns[name], name, source) for name in ("pid", "camid"))
     if len(features) != len(pid):
         raise InputError(f"{source} holds {len(features)} features but {len(pid)} pids: make them equal")
@@ -129,5 +129,5 @@ def _text(values: Any, name: str, source: Path) -> list[str]:
 
 def _column(array: NDArray[Any], name: str, source: Path) -> NDArray[Any]:
     if array.ndim != 1:
-        raise InputError(f"{name} of {source} has shape {array.shape}: give one value an image, (N,)")
+        raise InputError(f"{name} of {source} has shape {array.shape}: give one value per image, (N,)")
     return array

@@ -22,13 +22,21 @@ def insert_queries(
     gallery_modality: Tensor,
     generators: Sequence[Generator],
 ) -> list[tuple[Tensor, Tensor]]:
-    """Return what the transformer makes of queries (Q, D) and gallery (N, D) when no query changes the gallery.
-
-    The result is a pair for each generator of landmarks; neighbours do not depend on landmarks and are found once.
+    """Return what the transformer makes of queries and gallery when no query changes the gallery.
 
     A query joins the graph where it is nearer to a gallery item than the last of that item's neighbours. For one layer
     the result of a query is that of the full run on itself and the gallery; for more, its influence on the gallery's
-    own states is left out, so that queries are independent of each other. Landmarks come from the gallery.
+    own states is left out, so that queries are independent of each other. Landmarks come from the gallery; neighbours
+    do not depend on them and are found once.
+
+    Args:
+        transformer: in eval mode.
+        query, gallery: (Q, D) and (N, D) tokens.
+        query_modality, gallery_modality: (Q,) and (N,).
+        generators: of the landmarks, one for each draw.
+
+    Returns:
+        for each generator, the last block's output for queries (Q, D) and gallery (N, D).
 
     Raises:
         InputError: for a graph by affinity, which is made anew in every layer.
@@ -62,7 +70,7 @@ def insertion_lists(
     """
     options = transformer.options
     unit, items = transformer.directions(query, query_modality), transformer.directions(gallery, gallery_modality)
-    if options.neighbour_mode == "joint":
+    if options.neighbor_mode == "joint":
         last, every = transformer.neighbors - 1, torch.ones(len(gallery), dtype=torch.bool, device=query.device)
         return _mutual(unit, items, last, _reach(items, lists, last), every)
     same, cross = options.same_neighbors, options.cross_neighbors

@@ -53,7 +53,7 @@ def _regdb(name: str, query: Modality, gallery: Modality) -> Protocol:
         cmc_unit="image",
         trials=10,
         model_per_trial=True,
-        note="one model a split",
+        note="one model per split",
     )
 
 

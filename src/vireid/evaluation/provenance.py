@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from vireid.bundle import bundle_digest, read_card
-from vireid.data import find_dataset
+from vireid.data import find_dataset, is_synthetic
 from vireid.errors import InputError
 from vireid.evaluation.presets import PRESETS
 from vireid.evaluation.protocols import Protocol
 from vireid.records import LabelMap, Records
-from vireid.synth.dataset import CARD
 
 
 @dataclass(frozen=True)
@@ -50,13 +49,8 @@ def origin(data: str, records: Records, bundle: Path) -> dict[str, Any]:
     }
 
 
-def is_synthetic(data: str, root: Path) -> bool:
-    """Tell whether a data set is rendered, whatever layout it was written in."""
-    return data == "synthetic" or (root / CARD).is_file()
-
-
 def check_trials(subjects: Sequence[Subject]) -> None:
-    """Check that models are trials of one result: one data set and method, and one model a split where a split has one.
+    """Check that models are trials of one result: one data set and method, and one model per split where that is so.
 
     Raises:
         InputError: naming what differs, what is scored twice, or a model that may know its test people.
@@ -76,7 +70,8 @@ def check_trials(subjects: Sequence[Subject]) -> None:
         if by_split:
             _check_own_split(subject)
             trial: object = _people(subject.records, "test")
-            fault = f"are scored on the same test people of {find_dataset(subject.data).title}: name one model a trial"
+            title = find_dataset(subject.data).title
+            fault = f"are scored on the same test people of {title}: name one model per trial"
         else:
             trial = (subject.encoder.resolve(), subject.refiner and subject.refiner.resolve())
             fault = "are one model, whose trials would count twice: name it once"

@@ -12,11 +12,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from vireid.errors import InputError
-from vireid.evaluation.distances import DistanceBlock, Features, Metric, feature_distances, num_workers
+from vireid.evaluation.distances import DistanceBlock, Features, Metric, feature_distances, num_workers, rows_per_block
 from vireid.evaluation.labels import Hide, Labels
 from vireid.evaluation.scoring import CmcUnit, score_rows
 
-_BLOCK_ENTRIES = 2**22
 _MIN_BLOCK_ROWS = 32
 
 
@@ -173,7 +172,7 @@ def rank_blocks(
     if cmc_unit not in get_args(CmcUnit):
         raise InputError(f"unknown cmc_unit {cmc_unit!r}: use {' or '.join(get_args(CmcUnit))}")
     num_queries = len(labels.query_pids)
-    step = block_size or max(_MIN_BLOCK_ROWS, _BLOCK_ENTRIES // max(1, len(labels.keep)))
+    step = block_size or rows_per_block(len(labels.keep), _MIN_BLOCK_ROWS)
     workers = num_workers()
     ap, inp = np.full(num_queries, np.nan), np.full(num_queries, np.nan)
     rank = np.zeros(num_queries, np.int64)

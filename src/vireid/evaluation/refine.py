@@ -28,7 +28,9 @@ class RefineOptions(Options):
     """How a refiner is used at test."""
 
     mode: Literal["joint", "isolated", "local"] = Field(
-        "joint", description="all queries and gallery in one set; each query by itself; the top of each ranking"
+        "joint",
+        description="joint: all queries and the gallery in one set; isolated: each query by itself; local: the top of "
+        "each ranking",
     )
     top: int = Field(200, gt=0, description="gallery images that `local` re-ranks")
     blend: float = Field(1.0, ge=0, le=1, description="weight of the refined against the encoder's distance in `local`")
@@ -124,7 +126,13 @@ class Refinement:
         query_modality: Tensor,
         gallery_modality: Tensor,
     ) -> DistanceBlock:
-        """Return distances of which each query's `top` smallest are ranked anew, all of them before the others."""
+        """Return distances of which each query's `top` smallest are ranked anew, all of them before the others.
+
+        Args:
+            distances: of the encoder's features, (b, G) for a slice of the queries.
+            query, gallery: (Q, D) and (G, D) features of the encoder.
+            query_modality, gallery_modality: (Q,) and (G,).
+        """
         device = self.refiner.neck.weight.device
         left, right = (self.refiner.tokens(side.to(device)) for side in (query, gallery))
         query_modality, gallery_modality = query_modality.to(device), gallery_modality.to(device)

@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from vireid.errors import InputError
-from vireid.evaluation.distances import Features, as_features, num_workers
+from vireid.evaluation.distances import BLOCK_ENTRIES, Features, as_features, num_workers, rows_per_block
 
 Neighbours = Literal["all", "queries"]
 """Who may be in a set of neighbours: any item, or queries alone as in MPANet's evaluation of SYSU-MM01."""
 
-_BLOCK_ENTRIES = 2**22
 _DOUBT = 1e-6
 """Rounding error of a float32 distance, as a share of the two squared norms, with room to spare."""
 
@@ -120,7 +119,7 @@ def nearest_neighbours(
         again[doubtful < found, doubtful[doubtful < found]] = -np.inf
         neighbours[doubtful] = np.argsort(again, axis=1, kind="stable")[:, :count]
 
-    step = max(32, _BLOCK_ENTRIES // n)
+    step = rows_per_block(n, least=32)
     with ThreadPoolExecutor(num_workers()) as pool:
         for start in range(0, n, step):
             products = features[start : start + step] @ features.T
@@ -180,7 +179,7 @@ def _reciprocal(neighbours: NDArray[np.int32]) -> sparse.csr_array:
 def _pair_distances(features: NDArray[np.float32], row: NDArray[Any], col: NDArray[Any]) -> NDArray[np.float32]:
     """Return the (P,) squared distances of pairs of rows."""
     result = np.empty(len(row), np.float32)
-    step = max(1, _BLOCK_ENTRIES // 8 // features.shape[1])
+    step = rows_per_block(8 * features.shape[1])
 
     def fill(start: int) -> None:
         part = slice(start, start + step)
@@ -210,7 +209,7 @@ def _add_jaccard(result: NDArray[np.float32], weights: sparse.csr_array, share: 
     asked, index = weights[:num_queries], weights[num_queries:].tocsc()
     length = np.diff(index.indptr)
     touched = np.diff(np.concatenate([[0], length[asked.indices].cumsum()])[asked.indptr])
-    blocks = (touched + num_gallery).cumsum() // _BLOCK_ENTRIES
+    blocks = (touched + num_gallery).cumsum() // BLOCK_ENTRIES
     bounds = [*np.flatnonzero(np.diff(blocks, prepend=-1)).tolist(), num_queries]
 
     def fill(first: int, last: int) -> None:

@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vireid.errors import InputError
-from vireid.evaluation.distances import Features, as_array, feature_distances
+from vireid.evaluation.distances import Features, as_array, feature_distances, rows_per_block
 from vireid.evaluation.labels import JUNK_PID, Hide, Labels
 
 FPRS = (1e-4, 1e-3, 1e-2, 1e-1)
-_BLOCK_ENTRIES = 2**22
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +106,7 @@ def verification_scores(
     labels = Labels.build(query_pids, gallery_pids, query_camids, gallery_camids, hide)
     distances = feature_distances(query, gallery, "cosine")
     genuine, impostor = [], []
-    step = max(1, _BLOCK_ENTRIES // max(1, labels.num_given))
+    step = rows_per_block(labels.num_given)
     for start in range(0, len(labels.query_pids), step):
         rows = slice(start, min(start + step, len(labels.query_pids)))
         similarity = -labels.kept(distances(rows), rows)

@@ -101,7 +101,7 @@ def roc_table(name: str, roc: VerificationRoc) -> Table:
 
 
 def curve_table(name: str, curve: Sequence[RankMetrics], stamp: Mapping[str, Any]) -> Table:
-    """Return one row a gallery size."""
+    """Return one row per gallery size."""
     table = Table("gallery images", *COLUMNS.values(), title=f"{name}: first trial, strangers added to the gallery")
     table.caption = describe_stamp(stamp, "1 trial")
     for metrics in curve:

@@ -106,7 +106,7 @@ def evaluate_features(
     """
     table = as_features(features)
     if len(table) != len(records):
-        raise InputError(f"{len(table)} features for {len(records)} images: give one row an image")
+        raise InputError(f"{len(table)} features for {len(records)} images: give one row per image")
 
     def distances(query: Index, gallery: Index) -> DistanceBlock:
         return feature_distances(table[query], table[gallery], metric)

@@ -23,7 +23,7 @@ from vireid.errors import InputError
 from vireid.evaluation import verification_roc, verification_scores
 from vireid.gallery.types import Instant, utc_now
 from vireid.options import Options
-from vireid.records import Modality, Records
+from vireid.records import Modality, Records, evenly_spaced
 
 if TYPE_CHECKING:
     from vireid.data.images import Progress
@@ -176,7 +176,7 @@ def thin(records: Records, most: int = MOST_IMAGES) -> Records:
     chosen = []
     for modality in Modality:
         rows = np.flatnonzero(records.modality == modality)
-        chosen.append(rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)] if len(rows) else rows)
+        chosen.append(rows[evenly_spaced(len(rows), most)])
     return records.take(np.sort(np.concatenate(chosen)))
 
 

@@ -400,7 +400,7 @@ def _checked(vectors: ArrayLike, count: int, dim: int) -> NDArray[np.float32]:
 
 def _check_batch(items: Sequence[NewItem], crops: Sequence[bytes | None]) -> None:
     if len(crops) != len(items):
-        raise InputError(f"{len(crops)} crops for {len(items)} items: give one an item, None where there is none")
+        raise InputError(f"{len(crops)} crops for {len(items)} items: give one per item, None where there is none")
     ids = set[str]()
     for item, crop in zip(items, crops, strict=True):
         if item.id in ids:

@@ -129,7 +129,7 @@ def put_items(
 
 
 def ids_digest(ids: Iterable[str]) -> str:
-    """Return the SHA-256 over sorted ids, one a line."""
+    """Return the SHA-256 over sorted ids, one per line."""
     return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()
 
 

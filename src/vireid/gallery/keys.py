@@ -71,7 +71,7 @@ class KeyRing:
     def verify(self, secret: str) -> Key | None:
         """Return the key of a secret, or None when there is none or it was revoked.
 
-        The slow hash runs once a process and secret; after that a digest in memory stands for it. Whether the key
+        The slow hash runs once per process and secret; after that a digest in memory stands for it. Whether the key
         still holds is read from the records every time.
         """
         claim = self.claim(secret)

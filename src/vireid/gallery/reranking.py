@@ -27,7 +27,7 @@ _BATCH = 64
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """The items that are ranked again, one a track.
+    """The items that are ranked again, one per track.
 
     Attributes:
         ids: of n items.

@@ -314,7 +314,7 @@ class Receipt(Options):
         action: delete, retain, erase or destroy.
         scope: what was asked for, as it was given: a person's label, a track, a camera, a filter, or how many ids.
         items, crops, tracks: how many were deleted.
-        items_sha256: SHA-256 over the sorted ids of the deleted items, one a line.
+        items_sha256: SHA-256 over the sorted ids of the deleted items, one per line.
         purged: whether the database files were cleared of the bytes too, as far as `remarks` says; False when another
             process held them.
         remarks: what the reader must know, such as copies outside the gallery's reach.

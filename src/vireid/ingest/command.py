@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from vireid.embed import SUFFIXES
+from vireid.data.tree import IMAGE_SUFFIXES
 from vireid.errors import InputError
 from vireid.files import require_utf8
 from vireid.gallery import Gallery, Use
@@ -82,7 +82,7 @@ def _require_source(source: Path) -> None:
     if not source.exists():
         raise InputError(f"there is no file or folder {source} to ingest: check the path")
     require_utf8(source.resolve())
-    if source.suffix.lower() in SUFFIXES:
+    if source.suffix.lower() in IMAGE_SUFFIXES:
         raise InputError(f"{source} is a single picture: name the folder that it lies in, or a video")
 
 

@@ -23,7 +23,7 @@ from vireid.gallery.types import to_utc
 from vireid.ingest.crops import guess_modality, majority
 from vireid.ingest.plan import Outcome, Plan, Report, Tally, printable
 from vireid.ingest.writer import Embed, Writer
-from vireid.records import Modality
+from vireid.records import Modality, evenly_spaced
 
 USED = ("camera", "modality", "start", "batch", "use")
 """Options of a plan that bear on pictures."""
@@ -238,9 +238,8 @@ def _track(first: Source, item_id: str, stored: Sequence[Item]) -> str | None:
 
 def _guess(track: Sequence[Source]) -> Modality:
     """Decide a track's modality by a sample of its pictures that can be read."""
-    chosen = {int(row) for row in np.linspace(0, len(track) - 1, SAMPLE)}
     seen = []
-    for row in sorted(chosen):
+    for row in evenly_spaced(len(track), SAMPLE):
         try:
             seen.append(guess_modality(decode(track[row].path)[0]))
         except InputError:

@@ -7,7 +7,7 @@ from vireid.losses.center import CenterLoss
 from vireid.losses.distance import full_precision, pairwise_euclidean
 from vireid.losses.distillation import distillation, soft_cross_entropy
 from vireid.losses.hetero_center import hetero_center_triplet
-from vireid.losses.hierarchical import choose_rows, cosine_triplet, hfl_rows
+from vireid.losses.hierarchical import cosine_triplet
 from vireid.losses.memory import MemoryOptions, ProxyMemory, ProxyQueue, identity_loss
 from vireid.losses.ranks import all_rows, gathering, over_ranks, world_size
 from vireid.losses.shortest_path import (
@@ -68,7 +68,6 @@ __all__ = [
     "batch_hard_triplet",
     "blockwise_batch_hard_triplet",
     "cascaded_aggregation",
-    "choose_rows",
     "cosine_triplet",
     "decision_loss",
     "discriminator_losses",
@@ -81,7 +80,6 @@ __all__ = [
     "gradient_penalty",
     "group_means",
     "hetero_center_triplet",
-    "hfl_rows",
     "identity_loss",
     "local_guidance",
     "mined_triplet",

@@ -1,4 +1,4 @@
-"""Adversarial losses of a discriminator that returns one map of decisions a scale."""
+"""Adversarial losses of a discriminator that returns one map of decisions per scale."""
 
 from __future__ import annotations
 
@@ -19,9 +19,15 @@ Adversarial = Literal["lsgan", "bce"]
 def discriminator_losses(
     discriminator: Callable[[Tensor], list[Tensor]], real: Tensor, fake: Tensor, form: Adversarial, penalty: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the loss on fakes (target 0), on real images (target 1), and the weighted gradient penalty.
+    """Return the loss on fakes (target 0), on real images (target 1), and the weighted gradient penalty, each a scalar.
 
     The real side is computed in float32, since squares of small gradients are lost in half precision.
+
+    Args:
+        discriminator: images -> one map of decisions per scale.
+        real, fake: (N, 3, H, W) and (M, 3, H, W) images; `real` gets no gradient.
+        form: see `Adversarial`.
+        penalty: weight of `gradient_penalty` at the real images.
     """
     real = real.detach().requires_grad_()
     with torch.autocast(real.device.type, enabled=False):
@@ -31,7 +37,13 @@ def discriminator_losses(
 
 
 def fooling_loss(discriminator: nn.Module, fake: Tensor, form: Adversarial) -> Tensor:
-    """Return the generator's loss on fakes (target 1), without gradient to the discriminator's weights."""
+    """Return the generator's loss on fakes (target 1), a scalar without gradient to the discriminator's weights.
+
+    Args:
+        discriminator: images -> one map of decisions per scale.
+        fake: (M, 3, H, W) images, with the generator's graph.
+        form: see `Adversarial`.
+    """
     frozen = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
     return decision_loss(functional_call(discriminator, frozen, (fake,)), 1, form)
 

@@ -25,7 +25,7 @@ class MemoryOptions(Options):
     proxy_weight: float = Field(1.0, ge=0, description="of the two modality-specific identity losses")
     alpha: float = Field(32.0, gt=0, description="scale of the metric")
     delta: float = Field(0.1, description="margin of the metric")
-    count_normalised: bool = Field(False, description="the number of proxies acts through diversity, not as a margin")
+    count_normalized: bool = Field(False, description="the number of proxies acts through diversity, not as a margin")
     circle: bool = Field(False, description="Circle loss's self-paced weights")
     snapshots_visible: int = Field(32, gt=0, description="length of the visible memory; longer for the rarer modality")
     snapshots_infrared: int = Field(32, gt=0, description="length of the infrared memory")
@@ -95,7 +95,7 @@ class ProxyQueue(nn.Module):
 
 
 class ProxyMemory(Term):
-    """One proxy an identity and modality, frozen copies of them in two queues, and losses that pull across.
+    """One proxy per identity and modality, frozen copies of them in two queues, and losses that pull across.
 
     `L_RGB + L_IR`: each modality's rows against its own proxies `W^R`, `W^I`. `L_R->I + L_I->R`: each modality's
     rows against the *other* modality's frozen proxies; these move features only. Order of a step: forward, losses,
@@ -104,17 +104,17 @@ class ProxyMemory(Term):
     """
 
     Options = MemoryOptions
+    options: MemoryOptions
     steps: Tensor
 
     def __init__(self, num_classes: int, dim: int, options: MemoryOptions) -> None:
         super().__init__(num_classes, dim, options)
-        self.options = options
         self.proxies = nn.ModuleList(IdentityClassifier(dim, num_classes) for _ in Modality)
         self.queues = nn.ModuleList(
             ProxyQueue(options.snapshots(m, num_classes), num_classes, dim, getattr(torch, options.storage))
             for m in Modality
         )
-        self.metric = UnidirectionalLoss(options.alpha, options.delta, options.count_normalised, options.circle)
+        self.metric = UnidirectionalLoss(options.alpha, options.delta, options.count_normalized, options.circle)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self._batch_labels: Tensor | None = None
 

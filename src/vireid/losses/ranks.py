@@ -52,7 +52,7 @@ def all_rows(rows: Tensor) -> Tensor:
 
 
 def over_ranks(loss: Callable[P, R]) -> Callable[P, R]:
-    """Mark a loss whose tensor arguments (N, …) are one row an image: within `gathering(True)` it sees all ranks'."""
+    """Mark a loss whose tensor arguments (N, …) are one row per image: within `gathering(True)` it sees all ranks'."""
 
     @wraps(loss)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:

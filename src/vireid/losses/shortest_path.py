@@ -102,7 +102,7 @@ def streamed_path_distances(
     metric: StripeMetric = RANGE,
     budget: int = BUDGET,
 ) -> Tensor:
-    """Return the path between all pairs without gradients, in 4 (h + 3) bytes a pair of a block (36 at h = 6).
+    """Return the path between all pairs without gradients, in 4 (h + 3) bytes per pair of a block (36 at h = 6).
 
     Args:
         x, y: stripes (N, h, D) and (M, w, D).

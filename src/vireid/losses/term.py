@@ -23,12 +23,15 @@ class Term(nn.Module):
 
     Attributes:
         Options: the term's typed options.
+        options: those that it was built with; a subclass names their type.
     """
 
     Options: ClassVar[type[Options]] = Options
+    options: Any
 
     def __init__(self, num_classes: int, dim: int, options: Any) -> None:
         super().__init__()
+        self.options = options
 
     def forward(self, embedding: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return weighted scalar losses by name for an embedding (N, D) of a batch."""

@@ -20,15 +20,15 @@ class UnidirectionalLoss(nn.Module):
     Args:
         alpha: scale.
         delta: margin.
-        count_normalised: subtract ln M + ln N, so that the number of proxies is no margin.
+        count_normalized: subtract ln M + ln N, so that the number of proxies is no margin.
         circle: Circle loss's self-paced weights (Sun et al., CVPR 2020) with m = delta in place of constant ones.
     """
 
     def __init__(
-        self, alpha: float = 32.0, delta: float = 0.1, count_normalised: bool = False, circle: bool = False
+        self, alpha: float = 32.0, delta: float = 0.1, count_normalized: bool = False, circle: bool = False
     ) -> None:
         super().__init__()
-        self.alpha, self.delta, self.count_normalised, self.circle = alpha, delta, count_normalised, circle
+        self.alpha, self.delta, self.count_normalized, self.circle = alpha, delta, count_normalized, circle
 
     @full_precision
     def forward(self, features: Tensor, labels: Tensor, snapshots: Tensor) -> Tensor:
@@ -86,4 +86,4 @@ class UnidirectionalLoss(nn.Module):
 
     def _mean(self, negative: Tensor, positive: Tensor, log_counts: Tensor | float) -> Tensor:
         z = negative + positive
-        return F.softplus(z - log_counts if self.count_normalised else z).mean()
+        return F.softplus(z - log_counts if self.count_normalized else z).mean()

@@ -1,4 +1,4 @@
-"""The methods, one file a paper."""
+"""The methods, one file per paper."""
 
 from __future__ import annotations
 

@@ -1,17 +1,17 @@
 """AGW: Ye et al., "Deep Learning for Person Re-identification: A Survey and Outlook", TPAMI 2021.
 
 Attention (non-local blocks in layer2 and layer3), Generalised-mean pooling and the Weighted regularised triplet
-on a BNNeck baseline. The default is the cross-modality form: one stem a modality, everything else shared, both
+on a BNNeck baseline. The default is the cross-modality form: one stem per modality, everything else shared, both
 modalities in one batch. `specific_until="none"` is the single-modality form of the survey's other code base.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from vireid.losses import CenterLoss, WeightedRegularizedTriplet, WeightForm, batch_hard_triplet
@@ -27,7 +27,7 @@ from vireid.nn import (
 )
 from vireid.nn.non_local import Affinity, Width
 from vireid.nn.two_stream import SpecificUntil
-from vireid.options import Options
+from vireid.options import Options, require_unset
 from vireid.records import Batch
 
 
@@ -43,6 +43,14 @@ class AGWNetworkOptions(Options):
     gem_learn: Literal["fixed", "scalar", "channel"] = Field("fixed", description="which exponents are learned")
     neck_init: Literal["normal", "one"] = Field("normal", description="BNNeck weight: N(1, 0.01) or 1")
 
+    @model_validator(mode="after")
+    def _network_uses_all(self) -> Self:
+        if not self.non_local:
+            require_unset(self, "non_local=false", "nl_width", "nl_affinity")
+        if self.pool == "average":  # gem_learn: the single-modality recipes set it, and the ablation takes it away
+            require_unset(self, "pool=average", "gem_p")
+        return self
+
 
 class AGWOptions(AGWNetworkOptions):
     """AGW's options; the baseline of its ablation is `non_local=false pool=average triplet=batch_hard`."""
@@ -52,6 +60,12 @@ class AGWOptions(AGWNetworkOptions):
     margin: float = Field(0.3, ge=0, description="of batch_hard")
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     center_weight: float = Field(0.0, ge=0, description="0.0005 in the single-modality recipe")
+
+    @model_validator(mode="after")
+    def _triplet_uses_all(self) -> Self:
+        if self.triplet == "wrt":  # wrt: the CPU recipes set it, and the ablation takes it away
+            require_unset(self, "triplet=wrt", "margin")
+        return self
 
 
 class AGWNetwork(Method):
@@ -87,7 +101,9 @@ class AGWNetwork(Method):
         return {"global": normalize(self.head.neck(f)), "pooled": normalize(f)}
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """`backbone` (trunk, stems, attention) and `head` (pooling exponent, neck, classifier, terms)."""
+        """`backbone` (trunk, stems, attention) and `head`: pooling exponent, neck, classifier, terms, in the order of
+        checkpoints.
+        """
         head = [*self.pool.parameters(), *self.head.parameters(), *self.terms.parameters()]
         return [ParameterGroup("backbone", list(self.network.parameters())), ParameterGroup("head", head)]
 
@@ -100,10 +116,10 @@ class AGW(AGWNetwork):
     """The cross-modality (or single-modality) AGW network and its losses."""
 
     Options = AGWOptions
+    options: AGWOptions
 
     def __init__(self, num_classes: int, backbone: BackboneOptions, options: AGWOptions) -> None:
         super().__init__(num_classes, backbone, options)
-        self.options = options
         self.wrt = WeightedRegularizedTriplet(options.wrt)
         dim = self.embedding_dim
         self.center = CenterLoss(num_classes, dim, options.center_weight) if options.center_weight else None

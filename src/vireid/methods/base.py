@@ -52,6 +52,7 @@ class Method(nn.Module):
         phases: names of the optimisation phases of one step, in order; a GAN has two.
         side_inputs: names of `Batch` fields that `features` takes as keyword arguments where there are any.
         hosts_terms: whether `losses` adds `term_losses`, so that a recipe's `terms` can be attached.
+        options: those that it was built with; a subclass names their type.
         terms: loss terms by name; they serve training only and bundles leave them out.
         mean, std: per-channel input normalisation, for pixels in [0, 1].
         embedding_dim: D of the `global` feature.
@@ -61,12 +62,14 @@ class Method(nn.Module):
     phases: ClassVar[tuple[str, ...]] = ("main",)
     side_inputs: tuple[str, ...] = ()
     hosts_terms: ClassVar[bool] = False
+    options: Any
     mean: tuple[float, ...]
     std: tuple[float, ...]
     embedding_dim: int
 
     def __init__(self, num_classes: int, backbone: BackboneOptions, options: Any) -> None:
         super().__init__()
+        self.options = options
         self.terms = nn.ModuleDict()
 
     def features(self, images: Tensor, modality: Tensor, **side: Tensor) -> Features:

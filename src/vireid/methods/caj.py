@@ -39,7 +39,9 @@ class CAJOptions(AGWNetworkOptions):
     wrt_epochs: int = Field(0, ge=0, description="first epochs with AGW's triplet in place of L_sq")
     consistency_weight: float = Field(0.0, ge=0, description="1 in CAJ+")
     co_target: Literal["strong", "strong_all", "weak"] = Field(
-        "strong", description="whose prediction teaches: the twin the original, the twin both, the original the twin"
+        "strong",
+        description="strong: the augmented twin teaches the original; strong_all: it also teaches infrared; weak: the "
+        "original teaches the twin",
     )
     kl_weight: float = Field(0.0, ge=0, description="distillation of the infrared prediction into the visible one")
     temperature: float = Field(3.0, gt=0, description="of the distillation")
@@ -49,10 +51,10 @@ class CAJ(AGWNetwork):
     """AGW's network trained jointly on visible, channel-augmented visible and infrared views (CAJ, CAJ+)."""
 
     Options = CAJOptions
+    options: CAJOptions
 
     def __init__(self, num_classes: int, backbone: BackboneOptions, options: CAJOptions) -> None:
         super().__init__(num_classes, backbone, options)
-        self.options = options
         self.wrt = WeightedRegularizedTriplet(options.wrt)
         self.squared = EnhancedSquaredDifference(
             options.alpha, options.gamma, options.square, options.clamp, options.wrt

@@ -9,7 +9,7 @@ centre loss) and AGW (attention), and every such choice is an option.
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Literal, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +52,7 @@ from vireid.nn import (
 )
 from vireid.nn.non_local import Width
 from vireid.nn.two_stream import SpecificUntil
-from vireid.options import Options
+from vireid.options import Options, require_unset
 from vireid.records import Batch, Modality
 
 
@@ -78,14 +78,18 @@ class CMLSPGEOptions(Options):
     gem_p: float = Field(3.0, gt=0, description="HcTri: 3 on SYSU-MM01, 10 on RegDB")
     enhance: Literal["bn", "bn_residual", "bn_fc", "bn_per_modality", "none"] = Field("bn", description="BN-GE")
     stripes: int = Field(6, gt=0, description="h; must divide the rows of the feature map, image height / 16")
-    stripe_head: Literal["separate", "aligned"] = Field("separate", description="HcTri's or AlignedReID's")
+    stripe_head: Literal["separate", "aligned"] = Field(
+        "separate", description="separate: HcTri's; aligned: AlignedReID's"
+    )
     stripe_dim: int = Field(256, gt=0, description="AlignedReID has 128")
     first_stripe: int = Field(1, ge=1, description="of the local losses; 2 as printed")
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     margin_global: float = Field(0.3, ge=0, description="m_g")
     margin_local: float = Field(0.3, ge=0, description="m_l")
     center_reduction: Reduction = Field("mean", description="over the centres; sum as printed")
-    pa_mode: Literal["lsp", "slice", "both"] = Field("lsp", description="path or printed stripe-by-stripe triplet")
+    pa_mode: Literal["lsp", "slice", "both"] = Field(
+        "lsp", description="triplet; lsp: of paths; slice: stripe by stripe, as printed"
+    )
     mine_by: Literal["path", "global"] = Field("path", description="which distance finds the path triplet's hardest")
     cross_only: bool = Field(False, description="local positives and negatives of the other modality only")
     cell: Cell = Field("range", description="distance of two stripes; aligned = tanh(L2 / 2)")
@@ -96,10 +100,29 @@ class CMLSPGEOptions(Options):
     lsp_topk: int | None = Field(None, gt=0, description="paths for the k nearest by global distance only")
     weights: LossWeights = LossWeights()
 
+    @property
+    def metric(self) -> StripeMetric:
+        """The distance of two stripes."""
+        return StripeMetric(self.cell, self.d_reduce)
+
     @model_validator(mode="after")
-    def _require_stripes(self) -> CMLSPGEOptions:
+    def _require_stripes(self) -> Self:
         if self.first_stripe > self.stripes:
             raise ValueError(f"first_stripe={self.first_stripe} is beyond stripes={self.stripes}")
+        return self
+
+    @model_validator(mode="after")
+    def _uses_all(self) -> Self:
+        if self.attention != "non_local":
+            require_unset(self, f"attention={self.attention}", "nl_width")
+        if self.pa_mode == "slice":
+            require_unset(self, "pa_mode=slice", "mine_by")
+        if self.cell == "aligned":
+            require_unset(self, "cell=aligned", "d_reduce")
+        if self.test_distance in ("global", "slices"):
+            require_unset(self, f"test_distance={self.test_distance}", "lsp_weight", "debias", "lsp_topk")
+        elif self.test_distance == "lsp":
+            require_unset(self, "test_distance=lsp", "lsp_weight")
         return self
 
 
@@ -128,12 +151,11 @@ class CMLSPGE(Method):
     """
 
     Options = CMLSPGEOptions
+    options: CMLSPGEOptions
     hosts_terms = True
 
     def __init__(self, num_classes: int, backbone: BackboneOptions, options: CMLSPGEOptions) -> None:
         super().__init__(num_classes, backbone, options)
-        self.options = options
-        self.metric = StripeMetric(options.cell, options.d_reduce)
         trunk = build_backbone(backbone)
         _add_attention(trunk, options)
         self.network = TwoStream(trunk, options.specific_until)
@@ -190,14 +212,14 @@ class CMLSPGE(Method):
         if o.test_distance == "slices":
             return 1 - normalize(q.flatten(1)) @ normalize(g.flatten(1)).T
         if o.lsp_topk is None:
-            paths = streamed_path_distances(q, g, self.metric)
+            paths = streamed_path_distances(q, g, o.metric)
         else:
-            paths = top_path_distances(q, g, e.topk(min(o.lsp_topk, len(g)), largest=False).indices, self.metric)
+            paths = top_path_distances(q, g, e.topk(min(o.lsp_topk, len(g)), largest=False).indices, o.metric)
         if o.debias:
-            own_q, own_g = (paired_path_distances(side, side, self.metric) for side in (q, g))
+            own_q, own_g = (paired_path_distances(side, side, o.metric) for side in (q, g))
             paths -= (own_q[:, None] + own_g) / 2
         if o.lsp_topk is not None:
-            paths = torch.where(paths.isinf(), self.metric.bound(q) + e, paths)
+            paths = torch.where(paths.isinf(), o.metric.bound(q) + e, paths)
         return paths if o.test_distance == "lsp" else e.add_(paths, alpha=o.lsp_weight)
 
     def training_only(self) -> tuple[str, ...]:
@@ -244,11 +266,10 @@ def part_triplet(stripes: Tensor, g: Tensor, pids: Tensor, modality: Tensor, opt
     positive, negative = same & allowed, ~same & allowed
     terms = []
     if o.pa_mode != "slice":
-        metric = StripeMetric(o.cell, o.d_reduce)
         if o.mine_by == "path":
-            mined = path_distances(stripes, stripes, metric), positive, negative
+            mined = path_distances(stripes, stripes, o.metric), positive, negative
         else:
-            mined = _hardest_by_global(stripes, g, positive, negative, metric)
+            mined = _hardest_by_global(stripes, g, positive, negative, o.metric)
         terms.append(mined_triplet(*mined, o.margin_local))
     if o.pa_mode != "lsp":
         each = (pairwise_euclidean(f, f) for f in stripes.unbind(1))

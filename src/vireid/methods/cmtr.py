@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from functools import partial
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from vireid.losses import Reduction, WeightedRegularizedTriplet, WeightForm, bat
 from vireid.losses.cascade import group_means
 from vireid.methods.base import Features, Method, ParameterGroup, normalize
 from vireid.nn import BackboneOptions, IdentityClassifier, ViTOptions, bnneck, build_vit, widen
-from vireid.options import Options
+from vireid.options import Options, require_unset
 from vireid.records import Batch, Modality
 
 Center = Literal["joint", "cross", "same"]
@@ -39,14 +39,17 @@ class CMTROptions(Options):
     mae_terms: Literal["both", "mac", "maid"] = "both"
     mae_warmup: int = Field(0, ge=0, description="epochs in which lambda grows from 0")
     mae_reduction: Reduction = Field("mean", description="over the batch; sum as printed")
-    phi: Map = Field("linear", description="phi, one a modality; shared = one linear map for both")
-    center: Center = Field("joint", description="MAC's centres: over both modalities, the other, or the same one")
+    phi: Map = Field("linear", description="phi, one per modality; shared = one linear map for both")
+    center: Center = Field(
+        "joint",
+        description="MAC's centre; joint: of both modalities; cross: of the other one; same: of the image's own",
+    )
     detach_center: bool = False
     mac_distance: Literal["euclidean", "squared"] = "euclidean"
     separate_classifier: bool = Field(False, description="MAID with a classifier of its own")
     triplet: Literal["wrt", "soft_margin"] = Field("wrt", description="soft_margin: batch-hard, as TransReID's")
     wrt: WeightForm = Field("softmax", description="form of the wrt's weights")
-    wrt_feature: Literal["token", "bn"] = Field("token", description="feature of either triplet: V or f")
+    wrt_feature: Literal["token", "bn"] = Field("token", description="of either triplet; token: V; bn: f")
     id_reduction: Literal["mean", "per_modality_sum"] = "mean"
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     test_removal: bool = Field(False, description="search with g in place of f")
@@ -71,6 +74,12 @@ class CMTROptions(Options):
             raise ValueError("separate_classifier is MAID's, which these options leave out: set it to false")
         return self
 
+    @model_validator(mode="after")
+    def _triplet_uses_all(self) -> Self:
+        if self.triplet == "soft_margin":
+            require_unset(self, "triplet=soft_margin", "wrt")
+        return self
+
 
 class CMTR(Method):
     """A vision transformer that is told the modality, and its modality-aware enhancement loss.
@@ -79,11 +88,11 @@ class CMTR(Method):
     """
 
     Options = CMTROptions
+    options: CMTROptions
     hosts_terms = True
 
     def __init__(self, num_classes: int, backbone: BackboneOptions, options: CMTROptions) -> None:
         super().__init__(num_classes, backbone, options)
-        self.options = options
         self.network = build_vit(backbone, options.vit, options.modality_embedding == "all")
         dim = self.network.dim
         self.embedding = None
@@ -226,7 +235,7 @@ def modality_aware_center(g: Tensor, pids: Tensor, modality: Tensor, options: CM
 
 
 def build_phi(form: Map, dim: int) -> nn.ModuleList:
-    """Return phi, one module a modality or one for both, weights truncated normal 0.02, biases 0."""
+    """Return phi, one module per modality or one for both, weights truncated normal 0.02, biases 0."""
 
     def linear() -> nn.Linear:
         layer = nn.Linear(dim, dim)

@@ -24,16 +24,14 @@ from torchvision.transforms.v2 import RandomErasing
 
 from vireid.losses import (
     Adversarial,
-    choose_rows,
     cosine_triplet,
     discriminator_losses,
     fooling_loss,
-    hfl_rows,
     weighted,
     world_size,
 )
-from vireid.losses.hierarchical import HFLRows
 from vireid.methods.base import Features, Method, ParameterGroup, normalize
+from vireid.methods.hicmd_rows import HFLRows, choose_rows, hfl_rows
 from vireid.nn import (
     STAGES,
     AveragePool,
@@ -140,12 +138,12 @@ class HiCMD(Method):
     """
 
     Options = HiCMDOptions
+    options: HiCMDOptions
     phases = ("discriminator", "generator")
     iteration: Tensor
 
     def __init__(self, num_classes: int, backbone: BackboneOptions, options: HiCMDOptions) -> None:
         super().__init__(num_classes, backbone, options)
-        self.options = options
         trunk = build_backbone(backbone)
         merge, freeze = options.merge_attribute_calls, options.freeze_attribute_norm
         encoders = [nn.Sequential(trunk.own(modality), AveragePool()) for modality in Modality]

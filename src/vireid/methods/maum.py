@@ -9,7 +9,7 @@ infrared features to visible ones. These losses are `vireid.losses.ProxyMemory`,
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Literal, Self, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -28,7 +28,7 @@ from vireid.nn import (
     build_backbone,
 )
 from vireid.nn.two_stream import SpecificUntil
-from vireid.options import Options
+from vireid.options import Options, require_unset
 from vireid.records import Batch
 
 
@@ -47,9 +47,13 @@ class MAUMOptions(Options):
     margin: float = Field(0.3, ge=0, description="of that triplet")
 
     @model_validator(mode="after")
-    def _has_a_neck(self) -> MAUMOptions:
-        if self.variant == "part" and self.neck != "bn":
-            raise ValueError(f"neck={self.neck} is of variant=global: leave it out")
+    def _uses_all(self) -> Self:
+        idle = ("neck",) if self.variant == "part" else ("stripes", "stripe_dim")
+        require_unset(self, f"variant={self.variant}", *idle)
+        if self.pool == "average":
+            require_unset(self, "pool=average", "gem_p")
+        if not self.triplet_weight:
+            require_unset(self, "triplet_weight=0", "margin")
         return self
 
 
@@ -60,10 +64,10 @@ class MAUM(Method):
     """
 
     Options = MAUMOptions
+    options: MAUMOptions
 
     def __init__(self, num_classes: int, backbone: BackboneOptions, options: MAUMOptions) -> None:
         super().__init__(num_classes, backbone, options)
-        self.options = options
         trunk = build_backbone(backbone)
         self.network = TwoStream(trunk, options.specific_until)
         pool = AveragePool() if options.pool == "average" else GeneralizedMeanPool(options.gem_p)

@@ -69,7 +69,9 @@ class FusionOptions(Options):
     """The Mogrifier LSTM that fuses a pair; all of it is open in the paper."""
 
     wiring: Literal["dual", "cross", "pair"] = Field(
-        "dual", description="a cell a modality with a common memory; the same, each fed the other's state; one cell"
+        "dual",
+        description="dual: one cell per modality, shared memory; cross: dual, each cell reads the other's state; pair: "
+        "one cell, whose input is visible and whose state infrared",
     )
     width: int = Field(512, gt=0, description="d, of input, state and memory")
     rounds: int = Field(5, ge=0, description="R, gates before a step; 0 = a plain LSTM")
@@ -88,7 +90,7 @@ class MSCLNetOptions(AGWNetworkOptions):
     stripes: int = Field(
         6, gt=1, description="n; must divide the rows of the map, image height / 16; a single mean is 0 for all images"
     )
-    instance_norm: Literal["separate", "shared"] = Field("separate", description="one scale and shift a modality")
+    instance_norm: Literal["separate", "shared"] = Field("separate", description="one scale and shift per modality")
     instance_eps: float = Field(1e-5, gt=0, description="epsilon beside the variance of a map, Eq. 1")
     hat_classifier: Literal["shared", "separate"] = Field("shared", description="of the instance-normalised features")
     fusion: FusionOptions = FusionOptions()
@@ -99,13 +101,15 @@ class MSCLNetOptions(AGWNetworkOptions):
     center_normalize: bool = Field(True, description="L2-normalise the centres of L_global")
     ca_on: Literal["all", "synergy", "real"] = Field("all", description="features that are aggregated")
     ca_normalize: bool = Field(True, description="L2-normalise them; without, L_inter is unbounded, as printed")
-    ca_key: Literal["pair", "visible"] = Field("pair", description="sub-class of f^s: both cameras', or the visible's")
+    ca_key: Literal["pair", "visible"] = Field(
+        "pair", description="sub-class of f^s; pair: its own, of both cameras; visible: that of its visible image"
+    )
     inter: InterForm = Field("identities", description="mean over pairs of identities, or of images as printed")
     weights: LossWeights = LossWeights()
 
 
 class SynergyFusion(nn.Module):
-    """Fuse the parts of a visible and an infrared image, top to bottom, one LSTM step a part (Fig. 3).
+    """Fuse the parts of a visible and an infrared image, top to bottom, one LSTM step per part (Fig. 3).
 
     Shape: (N, n, dim), (N, n, dim) -> (N, n, dim).
     """
@@ -142,11 +146,12 @@ class MSCLNet(AGWNetwork):
     """
 
     Options = MSCLNetOptions
+    options: MSCLNetOptions
 
     def __init__(self, num_classes: int, backbone: BackboneOptions, options: MSCLNetOptions) -> None:
         apart = {"specific_until": "stem"} if options.share == "none" else {}
-        super().__init__(num_classes, backbone, options.model_copy(update=apart))
-        self.options = o = options
+        o = options.model_copy(update=apart)
+        super().__init__(num_classes, backbone, o)
         if apart:
             _separate_trunks(self.network)
         self.wrt = WeightedRegularizedTriplet(o.wrt)

@@ -9,7 +9,7 @@ is held.
 from __future__ import annotations
 
 import copy
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,7 @@ from vireid.nn.neighbor_graph import (
     neighbor_lists,
     reciprocal_weights,
 )
-from vireid.options import Options
+from vireid.options import Options, require_unset
 from vireid.records import Batch
 
 
@@ -45,7 +45,7 @@ class AttentionOptions(Options):
         description="neighbours by the input's cosine, once, or by each layer's and head's affinity",
     )
     scale: Literal["head", "full"] = Field("head", description="affinities over sqrt(dim / heads), or sqrt(dim)")
-    neighbour_mode: Literal["joint", "per_modality"] = Field(
+    neighbor_mode: Literal["joint", "per_modality"] = Field(
         "joint", description="one list of `neighbors`, or `same_neighbors` and `cross_neighbors` by modality"
     )
     same_neighbors: int = Field(10, gt=0, description="of per_modality: list within the modality, itself counted")
@@ -58,7 +58,7 @@ class AttentionOptions(Options):
     )
 
     @model_validator(mode="after")
-    def _centres_a_graph(self) -> AttentionOptions:
+    def _centers_a_graph(self) -> Self:
         if self.graph_centering and self.mask_source == "affinity":
             raise ValueError("graph_centering centres cosines, mask_source=affinity has none: set one of them back")
         return self
@@ -80,6 +80,12 @@ class NFormerOptions(AttentionOptions):
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     margin: float = Field(0.3, ge=0)
     center_weight: float = Field(0.0005, gt=0)
+
+    @model_validator(mode="after")
+    def _lists_use_all(self) -> Self:
+        if self.neighbor_mode == "per_modality":  # those of joint: a recipe sets them, and the ablation joins the lists
+            require_unset(self, "neighbor_mode=per_modality", "neighbors")
+        return self
 
 
 class LayerState(NamedTuple):
@@ -216,7 +222,7 @@ class NeighborTransformer(nn.Module):
 
     def lists(self, queries: Tensor, items: Tensor, modality: Tensor) -> Tensor:
         """Return the neighbour lists (N, R) of one set by inner product, see `neighbor_lists`."""
-        if self.options.neighbour_mode == "joint":
+        if self.options.neighbor_mode == "joint":
             return neighbor_lists(queries, items, self.neighbors)
         same, cross = self.options.same_neighbors, self.options.cross_neighbors
         return neighbor_lists(queries, items, same, modality, cross)
@@ -248,10 +254,11 @@ class NFormer(Refiner):
     """The neighbour transformer on the features of any trained model (NFormer); it is trained and used on sets."""
 
     Options = NFormerOptions
+    options: NFormerOptions
 
     def __init__(self, num_classes: int, backbone: BackboneOptions, options: NFormerOptions) -> None:
         super().__init__(num_classes, backbone, options)
-        o = self.options = options
+        o = options
         self.input_dim = o.input_dim
         projected = o.input_dim > WIDEST if o.project is None else o.project
         self.embedding_dim = dim = o.dim if projected else o.input_dim
@@ -293,7 +300,15 @@ class NFormer(Refiner):
 def identity_losses(
     x: Tensor, logits: Tensor, pids: Tensor, options: NFormerOptions, center: CenterLoss
 ) -> dict[str, Tensor]:
-    """Return the loss of both stages; triplet and centres act on the feature before the neck."""
+    """Return L_ce, L_tri and L_center, the losses of both stages of NFormer's public code.
+
+    Args:
+        x: (N, D) features before the neck, which triplet and centres act on.
+        logits: (N, C) of the features after it.
+        pids: (N,) labels.
+        options: `label_smoothing` and `margin`.
+        center: the centres, with their weight.
+    """
     return {
         "id": F.cross_entropy(logits, pids, label_smoothing=options.label_smoothing),
         "triplet": blockwise_batch_hard_triplet(x, pids, options.margin),

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +33,7 @@ from vireid.nn import (
 )
 from vireid.nn.heatmaps import fill_poses, render_heatmaps
 from vireid.nn.parts import MaskKind, MaskNorm, mask_cosines, part_masks, pool_parts, sine_positions
-from vireid.options import Options
+from vireid.options import Options, require_unset
 from vireid.records import NUM_KEYPOINTS, Batch
 
 
@@ -66,7 +66,9 @@ class SPOTOptions(Options):
     pe_scale: float = Field(1.0, gt=0, description="factor on the sine encoding")
     part_layer_norm: bool = Field(False, description="LayerNorm on the parts before their positions are added")
     part_pool: Literal["mean", "gate"] = Field("mean", description="gate: learned softmax weights of the parts")
-    feature: Literal["bn", "raw", "concat"] = Field("bn", description="BN(f_IF), f_IF, or BN of all but the base")
+    feature: Literal["bn", "raw", "concat"] = Field(
+        "bn", description="bn: BN(f_IF); raw: f_IF; concat: BN of all branches but the base"
+    )
     triplet: Literal["batch_hard", "wrt"] = "batch_hard"
     wrt: WeightForm = Field("reference", description="exact = the printed formula without the code's epsilon")
     margin: float = Field(0.3, ge=0, description="of batch_hard")
@@ -75,10 +77,22 @@ class SPOTOptions(Options):
     diversity_weight: float = Field(0.0, ge=0, description="penalty on the squared cosines of the part masks")
 
     @model_validator(mode="after")
-    def _has_poses_to_drop(self) -> SPOTOptions:
-        if self.pose_dropout and self.pose != "keypoints":
-            raise ValueError(f"pose={self.pose} has no poses to drop: set pose_dropout=0")
+    def _uses_all(self) -> Self:
+        if not (self.asr and self.tpi):
+            require_unset(self, "tpi=false" if self.asr else "asr=false", "fusion")
+        if self.pose != "keypoints":
+            require_unset(self, f"pose={self.pose}", "pose_dropout")
+        if not self.structured:
+            blind = "asr_input=appearance" if self.asr else "asr=false"
+            require_unset(self, f"tpi=false and {blind}", "pose_dropout")
+        if self.triplet == "wrt":  # wrt: the synthetic recipe sets it, and the ablation takes it away
+            require_unset(self, "triplet=wrt", "margin")
         return self
+
+    @property
+    def structured(self) -> bool:
+        """Whether a branch reads the heat-maps."""
+        return self.tpi or (self.asr and self.asr_input == "structure")
 
 
 class Maps(NamedTuple):
@@ -111,7 +125,7 @@ class StructureAttention(nn.Module):
     """ASR: appearance re-aggregated where the structure says so, pooled to f_IS.
 
     `F_IS[j] = sum_t A[j, t] V(F_I)[t] + BN(F_I)[j]` is needed for its mean over j only. That is linear in A and V, so V
-    acts on one vector an image, `V(sum_t mean_j(A[j, t]) F_I[t])`, and A V(F_I) is never made.
+    acts on one vector per image, `V(sum_t mean_j(A[j, t]) F_I[t])`, and A V(F_I) is never made.
 
     Shape: (N, C, h, w), (N, C_S, h, w) -> (N, C).
     """
@@ -192,15 +206,15 @@ class SPOT(Method):
     """
 
     Options = SPOTOptions
+    options: SPOTOptions
     hosts_terms = True
 
     def __init__(self, num_classes: int, backbone: BackboneOptions, options: SPOTOptions) -> None:
         super().__init__(num_classes, backbone, options)
-        self.options = options
         trunk = build_backbone(backbone)
         dim = trunk.dim
         self.network, self.pool = TwoStream(trunk, "stem"), AveragePool()
-        structured = options.tpi or (options.asr and options.asr_input == "structure")
+        structured = options.structured
         self.relation = structure_network(options.structure_dim) if structured else None
         learned = structured and options.pose == "learned"
         self.joints = nn.Conv2d(trunk.channels[2], NUM_KEYPOINTS, 1) if learned else None

@@ -90,6 +90,7 @@ def build_backbone(options: BackboneOptions) -> Backbone:
     if isinstance(model, ResNet):
         stages = _resnet_stages(model, options.stem_relu)
     elif isinstance(model, EfficientNet) and len(model.blocks) == 7:
+        require_stem_relu(options)
         stages = _efficientnet_stages(model)
     else:
         raise InputError(f"backbone.name={options.name}: choose a timm ResNet, or an EfficientNet of seven stages")
@@ -104,6 +105,16 @@ def build_backbone(options: BackboneOptions) -> Backbone:
     if packaged:
         _load_packaged(backbone, options)
     return backbone
+
+
+def require_stem_relu(options: BackboneOptions) -> None:
+    """Refuse to leave out a ReLU that a trunk does not have.
+
+    Raises:
+        InputError: for `stem_relu=false`.
+    """
+    if not options.stem_relu:
+        raise InputError(f"backbone.stem_relu=false is of ResNets: set it to true for backbone.name={options.name}")
 
 
 def timm_model(options: BackboneOptions, **arguments: Any) -> nn.Module:

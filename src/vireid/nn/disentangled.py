@@ -1,4 +1,4 @@
-"""Images as prototypes and attribute codes, one pair of encoders a modality and one decoder (Hi-CMD, CVPR 2020)."""
+"""Images as prototypes and attribute codes, one pair of encoders per modality and one decoder (Hi-CMD, CVPR 2020)."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class CodeExchanger(nn.Module):
 
     Args:
         width: of the prototype encoders, see `PrototypeEncoder`; they start equal.
-        attribute_encoders: one a modality, (N, 3, H, W) -> (N, dim).
+        attribute_encoders: one per modality, (N, 3, H, W) -> (N, dim).
         dim: D, a multiple of 16.
         merge_calls: let the BatchNorms of an attribute encoder see all views of a batch together.
         freeze_norm: keep the statistics of those BatchNorms.

@@ -114,7 +114,7 @@ def adaptive_instance_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 class MapNorm(nn.Module):
     """MUNIT's layer norm: `g (x - mean) / (std + 1e-5) + b`, one mean and one unbiased std a sample.
 
-    g and b are one value a channel and start at U(0, 1) and 0. Shape: (N, C, H, W) kept.
+    g and b are one value per channel and start at U(0, 1) and 0. Shape: (N, C, H, W) kept.
     """
 
     def __init__(self, channels: int) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def mogrify(x: Tensor, h: Tensor, gates: Iterable[Callable[[Tensor], Tensor]]) -> tuple[Tensor, Tensor]:
-    """Gate x by h, then h by x, and so on, a gate a round: `x <- 2 sigmoid(Q h) x`, `h <- 2 sigmoid(R x) h`.
+    """Gate x by h, then h by x, and so on, one gate per round: `x <- 2 sigmoid(Q h) x`, `h <- 2 sigmoid(R x) h`.
 
     Gates that return 0 change nothing.
 

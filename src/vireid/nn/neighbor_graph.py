@@ -1,6 +1,6 @@
 """Reciprocal nearest neighbours, and attention over them, sparse and blockwise (NFormer).
 
-With k neighbours a row, a graph is an (N, R) table of neighbour numbers and an (N, R) mask of those that are mutual:
+With k neighbours per row, a graph is an (N, R) table of neighbour numbers and an (N, R) mask of those that are mutual:
 every pair of the reciprocal mask M = M^k o M^kT stands in its row's own list, so that nothing N x N is ever held.
 """
 
@@ -31,9 +31,9 @@ def nearest(queries: Tensor, items: Tensor, k: int, rows: int = ROWS, columns: i
     Args:
         queries: (Q, D).
         items: (N, D).
-        k: neighbours a query.
-        rows: queries a block.
-        columns: items a block.
+        k: neighbours per query.
+        rows: queries per block.
+        columns: items per block.
     """
     with torch.autocast(queries.device.type, enabled=False):
         return torch.cat([_nearest(block, items, min(k, len(items)), columns) for block in queries.split(rows)])
@@ -64,7 +64,7 @@ def neighbor_lists(
 
     Args:
         queries, items: (N, D) each; the similarity of i and j is <queries_i, items_j>.
-        k: neighbours a token, itself counted; with `modality`, within the token's own modality.
+        k: neighbours per token, itself counted; with `modality`, within the token's own modality.
         modality: (N,); None lists the neighbours of all tokens jointly.
         cross: neighbours of the other modality.
         blocks: `rows` and `columns` of `nearest`.
@@ -166,7 +166,7 @@ def reciprocal_weights(q: Tensor, k: Tensor, index: Tensor, keep: Tensor, scale:
 
     Args:
         q, k: (M, l) landmark factors.
-        index, keep: (M, R) neighbours and which of them are mutual; at least one a row.
+        index, keep: (M, R) neighbours and which of them are mutual; at least one per row.
         scale: factor on the products.
     """
     logits = (F.embedding(index.clamp(min=0), k) * q[:, None]).sum(2) * scale

@@ -15,12 +15,12 @@ class GeneralizedMeanPool(nn.Module):
 
     Args:
         p: exponent, or its start value when it is learned.
-        learn: `fixed`; `scalar`, one learned exponent; `channel`, one a channel.
+        learn: `fixed`; `scalar`, one learned exponent; `channel`, one per channel.
         channels: needed for `channel`.
 
     A fixed exponent adds 1e-12 to the mean (an all-zero channel gives 1e-4 at p=3); a learned one clamps the
-    input to 1e-6, as the two official AGW recipes do. Of a trunk with negative entries, a mean below zero counts as
-    zero, and so does each entry where the exponent is no whole number.
+    input to 1e-6, as the two official AGW recipes do. With a fixed p and negative inputs (EfficientNet's linear head),
+    an integer p takes their powers as they are and clamps a negative mean to 0; a fractional p clamps the inputs to 0.
 
     Shape: (B, C, H, W) -> (B, C).
     """

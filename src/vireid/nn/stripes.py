@@ -52,7 +52,7 @@ class StripeLinear(nn.Module):
 
 
 class StripeClassifier(StripeLinear):
-    """An identity classifier a stripe, weights N(0, 0.001). Shape: (B, stripes, dim) -> (B, stripes, num_classes)."""
+    """An identity classifier per stripe, weights N(0, 0.001). Shape: (B, stripes, dim) -> (B, stripes, num_classes)."""
 
     def __init__(self, dim: int, num_classes: int, stripes: int) -> None:
         super().__init__(dim, num_classes, stripes, std=0.001)

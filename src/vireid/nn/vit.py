@@ -15,7 +15,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from vireid.errors import InputError
-from vireid.nn.backbone import STAGES, Backbone, BackboneOptions, build_backbone, timm_model
+from vireid.nn.backbone import STAGES, Backbone, BackboneOptions, build_backbone, require_stem_relu, timm_model
 from vireid.options import Options
 
 Interpolation = Literal["bilinear", "bicubic"]
@@ -153,6 +153,7 @@ def map_shape(module: nn.Module, size: tuple[int, int]) -> tuple[int, int, int]:
 
 
 def _plain(backbone: BackboneOptions, options: ViTOptions, shift_class: bool) -> ViT:
+    require_stem_relu(backbone)
     rates = {"pos_drop_rate": options.dropout, "drop_path_rate": options.drop_path}
     model = cast(VisionTransformer, timm_model(backbone, num_classes=0, **rates))
     plain = isinstance(model.patch_embed, PatchEmbed) and model.pos_embed is not None and model.has_class_token

@@ -11,19 +11,20 @@ import pandas as pd
 from torch import Tensor, inference_mode
 
 from vireid.bundle import BundleCard, read_card, resolve_bundle
+from vireid.data import is_synthetic, title_of
 from vireid.data.images import Progress
 from vireid.embedder import Embedder
 from vireid.errors import InputError
 from vireid.evaluation.evaluate import Evaluation, FeatureTable, find_protocols, protocol_splits, select
 from vireid.evaluation.presets import PRESETS
 from vireid.evaluation.protocols import Index, Protocol
-from vireid.evaluation.provenance import is_synthetic, origin
+from vireid.evaluation.provenance import origin
 from vireid.evaluation.refine import Refinement, RefineOptions
 from vireid.methods import cosine_distance
 from vireid.plots import Line
 from vireid.recipe import Recipe, load_recipe
 from vireid.records import Modality, Records
-from vireid.training import open_records, title_of
+from vireid.training import open_records
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from vireid.evaluation.evaluate import Evaluation
 from vireid.evaluation.labels import JUNK_PID, Labels
 from vireid.evaluation.protocols import Protocol
 from vireid.evaluation.tables import COLUMNS
-from vireid.records import Modality, Records
+from vireid.records import Modality, Records, evenly_spaced
 from vireid.report.results import Checkpoint, Run, distances
 from vireid.report.strips import Strip, choose_queries, rank_strips
 
@@ -174,7 +174,7 @@ def choose_images(records: Records) -> NDArray[np.int64]:
 
 
 def _thin(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    return rows if len(rows) <= count else rows[np.linspace(0, len(rows) - 1, count).astype(np.int64)]
+    return rows[evenly_spaced(len(rows), count)]
 
 
 def jpeg_uri(path: Path) -> str:

@@ -36,7 +36,7 @@ class _Job(NamedTuple):
 
 
 class EmbeddingBatcher:
-    """Embeds pictures in a thread of its own, those that arrive together in one forward pass a modality.
+    """Embeds pictures in a thread of its own, those that arrive together in one forward pass per modality.
 
     Args:
         load: gives the embedder, called once in the worker thread at the first picture.

@@ -19,7 +19,7 @@ from vireid.serve.service import Shared
 
 router = APIRouter(prefix="/v1", dependencies=[BEARER])
 plain = APIRouter()
-_LINES: Responses = {200: {"content": {"application/x-ndjson": {}}, "description": "One entry a line"}}
+_LINES: Responses = {200: {"content": {"application/x-ndjson": {}}, "description": "One entry per line"}}
 
 
 @plain.head("/healthz", include_in_schema=False)

@@ -22,6 +22,7 @@ from rich.console import Console
 from vireid.errors import InputError
 from vireid.files import require_utf8
 from vireid.progress import progress_bar
+from vireid.records import RENDERED
 from vireid.synth.difficulty import PRESETS, Difficulty, Preset
 from vireid.synth.layouts import LAYOUTS, Item
 from vireid.synth.shot import take
@@ -29,7 +30,6 @@ from vireid.synth.shot import take
 VERSION = 2
 """Raised when the same definition would render other pixels."""
 
-CARD = "synthetic.json"
 _CHUNK = 48
 
 
@@ -58,7 +58,7 @@ def write_dataset(
         ids: identities in all; default the preset's (for the other layouts the real data set's).
         seed: default the preset's.
         difficulty: replaces the preset's.
-        workers: processes; default one a core.
+        workers: processes; default one per core.
         console: where the progress bar goes; None shows none.
 
     Returns:
@@ -117,7 +117,7 @@ def _holds(folder: Path, digest: str) -> bool:
     if not any(folder.iterdir()):
         return False
     try:
-        found = json.loads((folder / CARD).read_text(encoding="utf-8")).get("hash")
+        found = json.loads((folder / RENDERED).read_text(encoding="utf-8")).get("hash")
     except (OSError, ValueError, AttributeError):
         found = None
     if found == digest:
@@ -147,7 +147,7 @@ def _write(
         LAYOUTS[layout].index(temporary, items, preset.seed)
         content = hashlib.sha256("".join(one.digest for one in written).encode()).hexdigest()[:16]
         text = json.dumps({**card, "images": len(items), "content": content}, indent=1)
-        (temporary / CARD).write_text(text + "\n", encoding="utf-8")
+        (temporary / RENDERED).write_text(text + "\n", encoding="utf-8")
         temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -101,13 +101,15 @@ class Bundles(Callback):
         metrics = self._evaluate(pl_module) if due and len(self.records) else {}
         if metrics:
             pl_module.log_dict({f"{self.split}/{k}": v for k, v in metrics.items()}, rank_zero_only=True)
-            self.console.print(
-                f"epoch {epoch}/{self.recipe.epochs}  {self.split} {self.protocol.name}  "
-                + "  ".join(f"{name} {100 * metrics[name]:.1f}" for name in ("rank1", "mAP", "mINP"))
-            )
+            self.print_metrics(f"epoch {epoch}/{self.recipe.epochs}", metrics)
         if trainer.is_global_zero:
             self._write(pl_module.method, epoch, metrics)
         self.ranks.wait()
+
+    def print_metrics(self, what: str, metrics: dict[str, float]) -> None:
+        """Print rank-1, mAP and mINP of something in one line."""
+        shown = "  ".join(f"{name} {100 * metrics[name]:.1f}" for name in ("rank1", "mAP", "mINP"))
+        self.console.print(f"{what}  {self.split} {self.protocol.name}  {shown}")
 
     def extract(self, embedder: Embedder) -> FeatureTable | None:
         """Embed the validation images, each rank a share of the batches; rank zero gets the table, others None."""

@@ -77,7 +77,7 @@ class FeatureSequences(LightningDataModule):
         records: the training rows.
         label_map: contiguous labels of the sorted identities.
         digest: the encoder's.
-        steps: batches an epoch.
+        steps: batches per epoch.
     """
 
     def __init__(self, recipe: Recipe, records: Records, run: Path, progress: Progress | None = None) -> None:
@@ -177,7 +177,7 @@ class SequenceBatches(Dataset[Batch]):
 
     Args:
         pool: P features.
-        batches: (B, n) rows of the pool, one array a batch.
+        batches: (B, n) rows of the pool, one array per batch.
     """
 
     def __init__(self, pool: Pool, batches: list[NDArray[np.int64]]) -> None:
@@ -219,7 +219,5 @@ class RefinerBundles(Bundles):
         table = self.extract(Embedder.load(self.recipe.encoder, precision=self.recipe.precision))
         if table is None:
             return None
-        metrics = table.evaluate(self.protocol).summary.mean()
-        shown = "  ".join(f"{name} {100 * metrics[name]:.1f}" for name in ("rank1", "mAP", "mINP"))
-        self.console.print(f"encoder alone  {self.split} {self.protocol.name}  {shown}")
+        self.print_metrics("encoder alone", table.evaluate(self.protocol).summary.mean())
         return table

@@ -18,14 +18,13 @@ from rich.markup import escape
 
 from vireid.allocator import kept_memory
 from vireid.bundle import BundleCard
-from vireid.data import find_dataset, open_dataset, require_root
+from vireid.data import find_dataset, open_dataset, require_root, title_of
 from vireid.data.datamodule import TrainingData, describe_split
 from vireid.data.findings import count_findings
 from vireid.embedder import pose_notice
 from vireid.environment import describe_environment, git_commit
 from vireid.errors import InputError
 from vireid.evaluation.evaluate import find_protocols
-from vireid.evaluation.provenance import is_synthetic
 from vireid.files import alone, write_text
 from vireid.methods import Method, build, require_statistics
 from vireid.precision import Precision, choose_precision, default_device
@@ -191,7 +190,7 @@ def _announce(recipe: Recipe, data: Data, bundles: Bundles, precision: Precision
     console.print(f"training {recipe.method} on {recipe.data.name}: {describe_split(data.records)}", soft_wrap=True)
     expected = "" if recipe.expected_steps is None else f" (the recipe expects {recipe.expected_steps})"
     console.print(
-        f"{data.steps} batches an epoch{expected}, {recipe.epochs} epochs, labels {data.label_map.digest}, precision "
+        f"{data.steps} batches per epoch{expected}, {recipe.epochs} epochs, labels {data.label_map.digest}, precision "
         f"{precision.name}, validation on {bundles.split} ({len(bundles.records)} images)",
         soft_wrap=True,
     )
@@ -272,12 +271,6 @@ def _quiet_lightning() -> Iterator[None]:
             yield
         finally:
             logger.setLevel(level)
-
-
-def title_of(data: str, root: Path) -> str:
-    """Return a data set's title; rendered data is called synthetic."""
-    title = find_dataset(data).title
-    return f"synthetic people in the layout of {title}" if data != "synthetic" and is_synthetic(data, root) else title
 
 
 def _require_root(recipe: Recipe) -> Path:
