@@ -119,10 +119,6 @@ class CMLSPGEOptions(Options):
             require_unset(self, "pa_mode=slice", "mine_by")
         if self.cell == "aligned":
             require_unset(self, "cell=aligned", "d_reduce")
-        if self.test_distance in ("global", "slices"):
-            require_unset(self, f"test_distance={self.test_distance}", "lsp_weight", "debias", "lsp_topk")
-        elif self.test_distance == "lsp":
-            require_unset(self, "test_distance=lsp", "lsp_weight")
         return self
 
 
