@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from vireid.evaluation import PRESETS
+from rerank_oracle import plain_rerank_set
+from vireid.evaluation import PRESETS, rank_metrics
 from vireid.evaluation.evaluate import FeatureTable
 from vireid.evaluation.refine import Refinement
 from vireid.methods import build, cosine_distance
@@ -37,12 +38,15 @@ def people(splits, junk=0):
     return FeatureTable(records, {"global": normalize(torch.from_numpy(features).float())}, cosine_distance, stamp)
 
 
+def refiner():
+    torch.manual_seed(0)
+    return build("nformer", num_classes=3, input_dim=16, layers=2, landmarks=3, neighbors=4, init="mean").eval()
+
+
 def evaluate(table, protocol, way):
     if way == "k-reciprocal":
         return table.evaluate(PRESETS[protocol], rerank=way)
-    torch.manual_seed(0)
-    refiner = build("nformer", num_classes=3, input_dim=16, layers=2, landmarks=3, neighbors=4, init="mean").eval()
-    return replace(table, refinement=Refinement(refiner)).evaluate(PRESETS[protocol])
+    return replace(table, refinement=Refinement(refiner())).evaluate(PRESETS[protocol])
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -51,3 +55,22 @@ def test_junk_takes_no_part(way):
     results = [evaluate(people(splits, junk), "market1501", way).summary.as_dict() for junk in (0, 90)]
     assert results[0] == results[1]
     assert results[0]["num_gallery"] == [PEOPLE * SHOTS]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_image_that_asks_and_is_searched_stands_once_in_the_set(way):
+    """Within one modality the two sides are the same rows, or share those of the split `test`."""
+    for splits in (["test"] * 3, ["test", "test", "query", "gallery"]):
+        table = people(splits)
+        records, features = table.records, table.features["global"]
+        rows = np.argsort(records.split == "gallery", kind="stable")  # a set: queries, then what is only searched
+        query, gallery = (np.flatnonzero(np.isin(records.split[rows], ["test", side])) for side in ("query", "gallery"))
+        if way == "k-reciprocal":
+            distances = plain_rerank_set(features[rows].numpy())
+        else:
+            zeros = torch.zeros(len(rows), dtype=torch.int64)
+            unit = refiner().refine(features[rows], zeros, torch.Generator().manual_seed(0)).detach()
+            distances = (1 - unit @ unit.T).numpy()
+        labels = (column[rows[side]] for column in (records.pid, records.camid) for side in (query, gallery))
+        once = rank_metrics(distances[query][:, gallery], *labels, hide="same_id_and_camera")
+        assert evaluate(table, "intra-vis", way).summary.mean() == pytest.approx(once.as_dict())

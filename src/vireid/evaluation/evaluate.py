@@ -137,8 +137,9 @@ class FeatureTable:
         def distances(query: Index, gallery: Index) -> DistanceBlock:
             left, right = self.sides(used, query, gallery)
             if rerank is not None:
-                both = left["global"].numpy(), right["global"].numpy()
-                return k_reciprocal_rerank(*both, neighbours=RERANKINGS[rerank]).__getitem__
+                rest, places = joint_set(query, gallery)
+                both = left["global"].numpy(), right["global"].numpy()[rest]
+                return k_reciprocal_rerank(*both, neighbours=RERANKINGS[rerank], searched=places).__getitem__
             if self.refinement is None:
                 return distance_blocks(self.distance, left, right)
             if self._refines_features:
@@ -172,8 +173,13 @@ class FeatureTable:
         left, right = select(features, query), select(features, gallery)
         if self.refinement is None or not self._refines_features:
             return left, right
-        refined = self.refinement.refine(left["global"], right["global"], *self._modalities(query, gallery))
-        return {"global": refined[0]}, {"global": refined[1]}
+        if not self.refinement.transductive:
+            refined = self.refinement.refine(left["global"], right["global"], *self._modalities(query, gallery))
+            return {"global": refined[0]}, {"global": refined[1]}
+        rest, places = joint_set(query, gallery)
+        others = self._modalities(query, gallery[rest])
+        both = torch.cat(self.refinement.refine(left["global"], right["global"][rest], *others))
+        return {"global": both[: len(query)]}, {"global": both[torch.from_numpy(places)]}
 
     @property
     def _refines_features(self) -> bool:
@@ -256,6 +262,20 @@ def select(features: Features, index: Index) -> Features:
     """Return some rows of features by name."""
     chosen = torch.from_numpy(np.ascontiguousarray(index))
     return {name: value[chosen] for name, value in features.items()}
+
+
+def joint_set(query: Index, gallery: Index) -> tuple[Index, Index]:
+    """Return what a set of queries and gallery is made of, in which an image that is both stands once.
+
+    Twice, its own copy would be its nearest neighbour.
+
+    Returns:
+        (R,) which of the gallery are no query, and (G,) places of the gallery among the queries followed by these.
+    """
+    rest = np.flatnonzero(~np.isin(gallery, query))
+    rows = np.concatenate([query, gallery[rest]])
+    order = np.argsort(rows)
+    return rest, order[np.searchsorted(rows, gallery, sorter=order)]
 
 
 def distance_blocks(distance: Distance, query: Features, gallery: Features) -> DistanceBlock:
