@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import normalize
 
 from rerank_oracle import plain_rerank_set
+from vireid.errors import InputError
 from vireid.evaluation import PRESETS, rank_metrics
 from vireid.evaluation.evaluate import FeatureTable
 from vireid.evaluation.refine import Refinement
@@ -74,3 +75,14 @@ def test_an_image_that_asks_and_is_searched_stands_once_in_the_set(way):
         labels = (column[rows[side]] for column in (records.pid, records.camid) for side in (query, gallery))
         once = rank_metrics(distances[query][:, gallery], *labels, hide="same_id_and_camera")
         assert evaluate(table, "intra-vis", way).summary.mean() == pytest.approx(once.as_dict())
+
+
+def test_roc_is_of_the_distance_that_ranks():
+    """Its own distance turned round turns the errors round; re-ranked distances are of no two images."""
+    table, protocol = people(["query", *["gallery"] * SHOTS]), PRESETS["market1501"]
+    plain = table.evaluate(protocol, roc=True).roc
+    own = replace(table, distance=lambda q, g: -cosine_distance(q, g)).evaluate(protocol, roc=True).roc
+    assert plain.eer < 0.4
+    assert own.eer == pytest.approx(1 - plain.eer, abs=0.02)
+    with pytest.raises(InputError, match="--roc does not go with --rerank"):
+        table.evaluate(protocol, rerank="k-reciprocal", roc=True)

@@ -581,7 +581,7 @@ def test_end_to_end(run, trained, tmp_path):
         result = evaluate(run, "--refine", trained, *settings, target=tmp_path / "mode.json")
         assert not result["transductive"]
         assert result["refine"].items() >= {"mode": mode, **extra}.items()
-    reranked = evaluate(trained, "--rerank", "k-reciprocal", "--roc", target=tmp_path / "rerank.json")
+    reranked = evaluate(trained, "--rerank", "k-reciprocal", target=tmp_path / "rerank.json")
     assert reranked["transductive"]
     report = CliRunner().invoke(app, ["report", str(trained), "--out", str(tmp_path / "report.html")])
     assert report.exit_code == 0, report.exception

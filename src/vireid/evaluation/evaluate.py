@@ -18,12 +18,13 @@ from vireid.environment import git_commit
 from vireid.errors import InputError
 from vireid.evaluation.distances import DistanceBlock
 from vireid.evaluation.features_file import read_features
+from vireid.evaluation.labels import Labels
 from vireid.evaluation.presets import GENERIC, PRESETS
 from vireid.evaluation.protocols import Index, Protocol
 from vireid.evaluation.provenance import is_synthetic
 from vireid.evaluation.refine import Refinement
 from vireid.evaluation.rerank import Neighbours, k_reciprocal_rerank
-from vireid.evaluation.roc import VerificationRoc, verification_roc, verification_scores
+from vireid.evaluation.roc import VerificationRoc, pair_distances, verification_roc
 from vireid.evaluation.trials import TrialSummary, evaluate_distances
 from vireid.methods import Features, cosine_distance
 from vireid.records import LabelMap, Records
@@ -125,7 +126,8 @@ class FeatureTable:
             feature: which of the method's vectors; the method's own distance is used with `global`.
             rerank: one of `RERANKINGS`, on cosines, or None. Its result depends on all queries together (transductive),
                 and so does that of a joint refinement, which is made once a trial.
-            roc: also measure verification on the pairs of the first trial.
+            roc: also measure verification on the pairs of the first trial, by 1 - distance, the cosine unless the
+                method has a distance of its own. Re-ranking has no threshold that holds for other queries.
 
         Raises:
             InputError: for an unknown feature or re-ranking, a refinement that does not go with them, or as the
@@ -140,12 +142,10 @@ class FeatureTable:
                 rest, places = joint_set(query, gallery)
                 both = left["global"].numpy(), right["global"].numpy()[rest]
                 return k_reciprocal_rerank(*both, neighbours=RERANKINGS[rerank], searched=places).__getitem__
-            if self.refinement is None:
-                return distance_blocks(self.distance, left, right)
-            if self._refines_features:
-                return distance_blocks(cosine_distance, left, right)
+            if self.refinement is None or self._refines_features:
+                return self._blocks(left, right)
             vectors, kinds = (left["global"], right["global"]), self._modalities(query, gallery)
-            return self.refinement.rerank(distance_blocks(self.distance, left, right), *vectors, *kinds)
+            return self.refinement.rerank(self._blocks(left, right), *vectors, *kinds)
 
         summary = evaluate_distances(protocol, self.records, distances)
         stamp = self.stamp_for(protocol, feature, rerank)
@@ -189,6 +189,8 @@ class FeatureTable:
     def _check(self, feature: str, rerank: str | None, roc: bool) -> None:
         if rerank is not None and rerank not in RERANKINGS:
             raise InputError(f"unknown re-ranking {rerank!r}: use {' or '.join(RERANKINGS)}")
+        if rerank is not None and roc:
+            raise InputError("--roc does not go with --rerank, which leaves no distance of two images: drop one")
         if self.refinement is not None and feature != "global":
             raise InputError(f"feature {feature} cannot be refined: refiners are trained on global")
         if self.refinement is not None and self.refinement.options.mode == "local" and (rerank or roc):
@@ -205,10 +207,13 @@ class FeatureTable:
 
     def _roc(self, protocol: Protocol, used: Features) -> VerificationRoc:
         query, gallery = protocol.draw(self.records)
-        labels = [column[rows] for column in (self.records.pid, self.records.camid) for rows in (query, gallery)]
-        left, right = (side["global"] for side in self.sides(used, query, gallery))
-        scores = verification_scores(left, right, *labels, hide=protocol.hide)
-        return verification_roc(*scores)
+        columns = [column[rows] for column in (self.records.pid, self.records.camid) for rows in (query, gallery)]
+        block = self._blocks(*self.sides(used, query, gallery))
+        genuine, impostor = pair_distances(block, Labels.build(*columns, hide=protocol.hide))
+        return verification_roc(1 - genuine, 1 - impostor)
+
+    def _blocks(self, query: Features, gallery: Features) -> DistanceBlock:
+        return distance_blocks(cosine_distance if self._refines_features else self.distance, query, gallery)
 
 
 def join_trials(evaluations: Sequence[Evaluation]) -> Evaluation:

@@ -90,7 +90,9 @@ def describe_stamp(stamp: Mapping[str, Any], trials: str) -> str:
 
 def roc_table(name: str, roc: VerificationRoc) -> Table:
     """Return the operating points of verification, one row a false positive rate."""
-    table = Table("false positive rate", "true positive rate", "threshold (cosine)", title=f"{name}: verification")
+    table = Table(
+        "false positive rate", "true positive rate", "threshold (1 − distance)", title=f"{name}: verification"
+    )
     for row in roc.table():
         table.add_row(f"{row['fpr']:.2e}", f"{row['tpr']:.4f}", f"{row['threshold']:.4f}")
     table.caption = (
