@@ -15,7 +15,7 @@ from vireid.evaluation import PRESETS
 from vireid.evaluation.command import EvaluateRequest, resolve_protocols
 from vireid.evaluation.evaluate import FeatureTable, join_trials
 from vireid.evaluation.provenance import Subject, check_trials, is_synthetic
-from vireid.evaluation.strangers import _compared, gallery_size_curve
+from vireid.evaluation.strangers import _compared, evaluate_with_strangers, gallery_size_curve
 from vireid.evaluation.tables import describe_stamp, render
 from vireid.methods import cosine_distance
 from vireid.records import LabelMap
@@ -124,6 +124,11 @@ def test_protocols_asked_for(asked, data, names):
 def test_a_protocol_of_other_data_is_refused():
     with pytest.raises(InputError, match="sysu-all is for sysu_mm01, not regdb: use regdb-v2t or regdb-t2v"):
         resolve_protocols(EvaluateRequest(protocols=("sysu-all",)), "regdb")
+
+
+def test_a_curve_is_of_one_model_and_of_no_file_of_features():
+    with pytest.raises(InputError, match="--features does not go with --distractors"):
+        evaluate_with_strangers(EvaluateRequest((Path("run"),), features=Path("features.npz")), "synthetic:10")
 
 
 def test_rendered_data_is_known_in_any_layout(tmp_path):

@@ -56,7 +56,7 @@ def evaluate_with_strangers(
     if len(request.models) != 1:
         raise InputError("--distractors takes one run folder or bundle: name one")
     other = {"--rerank": request.rerank, "--feature": request.feature != "global", "--roc": request.roc}
-    refuse("--distractors", other)
+    refuse("--distractors", {**other, "--features": request.features})
     if resolve_models(request, request.models[0])[1] is not None:
         raise InputError("--distractors measures the encoder: drop --refine, or name the encoder of the refiner's run")
     embedder, table, protocols = open_model(request, request.models[0], progress)
