@@ -160,7 +160,7 @@ class FeatureTable:
             "feature": feature,
             "distance": "cosine" if rerank or self._refines_features else "method",
             "rerank": rerank,
-            "refine": None if self.refinement is None else self.refinement.stamp(),
+            **({"refine": None} if self.refinement is None else self.refinement.stamp()),
             "transductive": rerank is not None or (self.refinement is not None and self.refinement.transductive),
             **self.stamp,
             "commit": git_commit(),
