@@ -1,6 +1,7 @@
 """What looks at queries and gallery together: re-ranking and joint refinement of a table of features."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from vireid.evaluation.evaluate import FeatureTable
 from vireid.evaluation.refine import Refinement
 from vireid.methods import build, cosine_distance
 from vireid.records import Records
+from vireid.report import sections
+from vireid.report.results import Checkpoint
 
 PEOPLE, SHOTS = 30, 4
 WAYS = ["k-reciprocal", "joint"]
@@ -86,3 +89,16 @@ def test_roc_is_of_the_distance_that_ranks():
     assert own.eer == pytest.approx(1 - plain.eer, abs=0.02)
     with pytest.raises(InputError, match="--roc does not go with --rerank"):
         table.evaluate(protocol, rerank="k-reciprocal", roc=True)
+
+
+def test_the_report_s_plane_is_of_refined_features(monkeypatch):
+    monkeypatch.setattr(sections, "TSNE", lambda **_: SimpleNamespace(fit_transform=lambda features: features))
+    monkeypatch.setattr(sections.plots, "embedding_figure", lambda points, *_: points)
+    monkeypatch.setattr(sections.plots, "to_svg", lambda points: points)
+    table = people(["test"] * 3, junk=5)
+    refined_table = replace(table, refinement=Refinement(refiner()))
+    drawn = sections.embedding_svg(Checkpoint("last", None, refined_table, ()), "global")
+    known = table.features["global"][: 3 * PEOPLE]
+    zeros = torch.zeros(len(known), dtype=torch.int64)
+    refined = refiner().refine(known, zeros, torch.Generator().manual_seed(0)).detach()
+    np.testing.assert_allclose(drawn, refined, atol=1e-6)
