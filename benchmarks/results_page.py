@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
 
-from ladder import HERE, PROTOCOLS, RESULTS, definition
+from ladder import HERE, PROTOCOLS, RESULTS, definition, transductive
 from vireid.files import write_text
 
 ROOT = HERE.parent
@@ -91,6 +91,8 @@ equal figures on one machine only: trainings repeated on another moved by up to 
 The renderer's last bits differ between kinds of processors, too: `a525ff91` and `d4a790c8` after "pixels" are two of
 them, and `15a4c44d` is version 1 of the renderer, whose visible and near-infrared images are the same.
 The encoders of NFormer's seeds 1 and 2 are such repetitions, so that its "encoder alone" is not MAUM's line.
+VIS→VIS is empty for refined or re-ranked lines measured while the set held each of these pictures twice, as query and
+as gallery image, so that its own copy was its nearest neighbour.
 A `+` after a commit: with changes not yet committed. A rung that is the same training as another ladder's, to the bit,
 is trained once and stands in both.
 
@@ -209,7 +211,13 @@ def best_first(found: dict[Line, Entries]) -> dict[Line, Entries]:
 def scores(runs: Entries) -> list[str]:
     """Return the cells under `HEADER`."""
     both = [spread(values(runs, metric, protocol)) for protocol in PROTOCOLS[:2] for metric in METRICS]
-    return [str(len(runs)), *both, spread(values(runs, "rank1", "intra-vis"))]
+    within = "" if any(map(doubled, runs)) else spread(values(runs, "rank1", "intra-vis"))
+    return [str(len(runs)), *both, within]
+
+
+def doubled(entry: dict[str, Any]) -> bool:
+    """Whether the set within the visible modality, which all queries saw, held every picture twice."""
+    return not entry.get("unique_rows") and transductive(definition(entry["ladder"]), entry["rung"])
 
 
 def values(runs: Entries, metric: str, protocol: str = "cross-ir2vis") -> NDArray[np.float64]:

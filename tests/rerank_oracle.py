@@ -72,9 +72,15 @@ def plain_ranking_of_queries(original, num_queries):
 
 def plain_rerank(query, gallery, k1=20, k2=6, lambda_value=0.3, neighbours="all"):
     """Return the (Nq, Ng) re-ranked distances."""
-    original = plain_distances(np.concatenate([query, gallery]))
-    ranking = plain_ranking(original) if neighbours == "all" else plain_ranking_of_queries(original, len(query))
-    weights = plain_expansion(plain_weights(original, ranking, k1), ranking, k2)
-    jaccard = plain_jaccard(weights, len(query))
-    final = (1 - lambda_value) * jaccard + lambda_value * original[: len(query)]
+    final = plain_rerank_set(np.concatenate([query, gallery]), k1, k2, lambda_value, neighbours, len(query))
     return final[:, len(query) :]
+
+
+def plain_rerank_set(features, k1=20, k2=6, lambda_value=0.3, neighbours="all", num_queries=None):
+    """Return the re-ranked distances of the first items of a set, by default of all, to all of it."""
+    num_queries = len(features) if num_queries is None else num_queries
+    original = plain_distances(features)
+    ranking = plain_ranking(original) if neighbours == "all" else plain_ranking_of_queries(original, num_queries)
+    weights = plain_expansion(plain_weights(original, ranking, k1), ranking, k2)
+    jaccard = plain_jaccard(weights, num_queries)
+    return (1 - lambda_value) * jaccard + lambda_value * original[:num_queries]

@@ -22,6 +22,7 @@ from vireid.errors import InputError
 from vireid.evaluation import rank_features
 from vireid.evaluation.insertion import insert_queries
 from vireid.evaluation.refine import Refinement, RefineOptions, rerank_top
+from vireid.evaluation.tables import describe_stamp
 from vireid.losses import CenterLoss, batch_hard_triplet, blockwise_batch_hard_triplet
 from vireid.methods import build
 from vireid.methods.nformer import AttentionOptions, NeighborTransformer, NFormerOptions, identity_losses
@@ -576,13 +577,17 @@ def test_end_to_end(run, trained, tmp_path):
     joint = evaluate(run, "--refine", trained, target=tmp_path / "joint.json")
     assert joint["refine"] == {"bundle": "last.safetensors", "mode": "joint", "draws": 1, "seed": 0}
     assert joint["transductive"]
+    assert joint["refiner_sha256"] == vireid.bundle.bundle_digest(trained / "last.safetensors")
+    chosen = evaluate(trained, "--select", "best", target=tmp_path / "best.json")
+    assert chosen["refiner_checkpoint"] == read_card(trained / "best.safetensors").selection != "last"
+    assert describe_stamp(chosen, "1 trial").endswith(f"checkpoint last, the refiner's {chosen['refiner_checkpoint']}")
     assert joint["results"] == evaluate(trained, target=tmp_path / "run.json")["results"]
     for mode, extra in (("isolated", {}), ("local", {"top": 3, "blend": 1.0})):
         settings = [f"--refine-set={key}={value}" for key, value in {"mode": mode, **extra}.items()]
         result = evaluate(run, "--refine", trained, *settings, target=tmp_path / "mode.json")
         assert not result["transductive"]
         assert result["refine"].items() >= {"mode": mode, **extra}.items()
-    reranked = evaluate(trained, "--rerank", "k-reciprocal", "--roc", target=tmp_path / "rerank.json")
+    reranked = evaluate(trained, "--rerank", "k-reciprocal", target=tmp_path / "rerank.json")
     assert reranked["transductive"]
     report = CliRunner().invoke(app, ["report", str(trained), "--out", str(tmp_path / "report.html")])
     assert report.exit_code == 0, report.exception

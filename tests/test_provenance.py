@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,10 +16,18 @@ from vireid.evaluation import PRESETS
 from vireid.evaluation.command import EvaluateRequest, resolve_protocols
 from vireid.evaluation.evaluate import FeatureTable, join_trials
 from vireid.evaluation.provenance import Subject, check_trials
-from vireid.evaluation.strangers import _compared, gallery_size_curve
+from vireid.evaluation.strangers import (
+    _compared,
+    _open,
+    _origin,
+    _spectra,
+    evaluate_with_strangers,
+    gallery_size_curve,
+    infrared_spectra,
+)
 from vireid.evaluation.tables import describe_stamp, render
 from vireid.methods import cosine_distance
-from vireid.records import LabelMap
+from vireid.records import LabelMap, Modality
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +133,29 @@ def test_protocols_asked_for(asked, data, names):
 def test_a_protocol_of_other_data_is_refused():
     with pytest.raises(InputError, match="sysu-all is for sysu_mm01, not regdb: use regdb-v2t or regdb-t2v"):
         resolve_protocols(EvaluateRequest(protocols=("sysu-all",)), "regdb")
+
+
+def test_a_curve_is_of_one_model_and_of_no_file_of_features():
+    with pytest.raises(InputError, match="--features does not go with --distractors"):
+        evaluate_with_strangers(EvaluateRequest((Path("run"),), features=Path("features.npz")), "synthetic:10")
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "spectra"),
+    [
+        ("sysu_mm01", {}, ["nir"]),
+        ("regdb", {"trial": 2}, ["lwir"]),
+        ("synthetic", {"spectrum": "lwir"}, ["lwir"]),
+        ("synthetic", {"spectrum": "both"}, ["nir", "lwir"]),
+    ],
+)
+def test_rendered_strangers_are_as_the_gallery(data, options, spectra, monkeypatch):
+    monkeypatch.setattr("vireid.evaluation.strangers.take", lambda shot, *_: SimpleNamespace(pixels=shot.spectrum))
+    infrared = infrared_spectra(data, options)
+    seen = {m: set(_open("synthetic:4", _spectra(m, infrared), (64, 32))[1]) for m in Modality}
+    assert seen == {Modality.VISIBLE: {"visible"}, Modality.INFRARED: set(spectra)}
+    assert _origin("synthetic:4", Modality.INFRARED, infrared)["distractors_spectra"] == spectra
+    assert _origin("crops", Modality.INFRARED, infrared) == {"distractors": "crops"}
 
 
 def test_rendered_data_is_known_in_any_layout(tmp_path):

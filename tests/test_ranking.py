@@ -302,6 +302,26 @@ def test_bad_features_are_named(query, gallery, change, message):
         rank_features(query, gallery, [1], [1, 2], [1], [2, 2], **change)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gallery_pids": [], "gallery_camids": [], "gallery": np.ones((0, 3))}, "0 gallery images .* give both sides"),
+        ({"gallery_pids": [-1, -1]}, "0 gallery images .* give both sides at least one image whose pid is not -1"),
+        ({"query_pids": [], "query_camids": [], "query": np.ones((0, 3))}, "0 queries .* give both sides"),
+        ({"block_size": -1}, "block_size=-1: use 1 or more"),
+        ({"max_rank": -1}, "max_rank=-1 and .*: use 1 or more"),
+        ({"query_pids": ["anna"]}, r"such as \['anna'\] are not all whole numbers"),
+        ({"gallery_pids": [1.2, 1.7]}, r"such as \[1.2, 1.7\] are not all whole"),
+        ({"query_camids": [np.nan]}, "not all whole numbers"),
+    ],
+)
+def test_labels_and_sizes_are_checked(change, message):
+    given = {"query": np.ones((1, 3)), "gallery": np.ones((2, 3))}
+    given |= {"query_pids": [1], "gallery_pids": [1.0, 2.0], "query_camids": [1], "gallery_camids": [2, 2]}
+    with pytest.raises(InputError, match=message):
+        rank_features(**{**given, **change})
+
+
 def test_a_method_brings_its_own_distance():
     """Two parts, summed: what a part-based method hands over."""
     distances, labels = random_case(8)

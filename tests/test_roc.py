@@ -65,6 +65,12 @@ def test_pairs_are_those_that_a_query_sees(hide):
     np.testing.assert_allclose(impostor, expected[False], atol=1e-6)
 
 
+def test_more_pairs_than_memory_holds_are_refused(monkeypatch):
+    monkeypatch.setattr("vireid.evaluation.roc.MAX_PAIRS", 5)
+    with pytest.raises(InputError, match="2 queries and 3 gallery images make 6 pairs"):
+        verification_scores(np.eye(3)[:2], np.eye(3), [1, 2], [1, 2, 3], [1] * 2, [2] * 3)
+
+
 @pytest.mark.parametrize(
     ("genuine", "impostor", "fprs", "message"),
     [

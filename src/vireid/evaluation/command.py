@@ -122,7 +122,8 @@ def _embed(request: EvaluateRequest, subject: Subject, progress: Progress | None
     refinement = None if subject.refiner is None else Refinement.open(subject.refiner, subject.encoder, how)
     images = subject.records.where(split=splits)
     table = FeatureTable.extract(embedder, images, flip=request.flip, progress=progress)
-    stamp = {**table.stamp, **origin(subject.data, subject.records, subject.encoder), "options": changed}
+    made = origin(subject.data, subject.records, subject.encoder)
+    stamp = {**table.stamp, **made, "data_options": subject.options, "options": changed}
     return embedder, replace(table, refinement=refinement, stamp=stamp)
 
 

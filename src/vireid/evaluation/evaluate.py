@@ -18,11 +18,12 @@ from vireid.environment import git_commit
 from vireid.errors import InputError
 from vireid.evaluation.distances import DistanceBlock
 from vireid.evaluation.features_file import read_features
+from vireid.evaluation.labels import Labels
 from vireid.evaluation.presets import GENERIC, PRESETS
 from vireid.evaluation.protocols import Index, Protocol
 from vireid.evaluation.refine import Refinement
 from vireid.evaluation.rerank import Neighbours, k_reciprocal_rerank
-from vireid.evaluation.roc import VerificationRoc, verification_roc, verification_scores
+from vireid.evaluation.roc import VerificationRoc, pair_distances, verification_roc
 from vireid.evaluation.trials import TrialSummary, evaluate_distances
 from vireid.methods import Features, cosine_distance
 from vireid.records import LabelMap, Records
@@ -124,7 +125,8 @@ class FeatureTable:
             feature: which of the method's vectors; the method's own distance is used with `global`.
             rerank: one of `RERANKINGS`, on cosines, or None. Its result depends on all queries together (transductive),
                 and so does that of a joint refinement, which is made once per trial.
-            roc: also measure verification on the pairs of the first trial.
+            roc: also measure verification on the pairs of the first trial, by 1 - distance, the cosine unless the
+                method has a distance of its own. Re-ranking has no threshold that holds for other queries.
 
         Raises:
             InputError: for an unknown feature or re-ranking, a refinement that does not go with them, or as the
@@ -136,14 +138,13 @@ class FeatureTable:
         def distances(query: Index, gallery: Index) -> DistanceBlock:
             left, right = self.sides(used, query, gallery)
             if rerank is not None:
-                both = left["global"].numpy(), right["global"].numpy()
-                return k_reciprocal_rerank(*both, neighbours=RERANKINGS[rerank]).__getitem__
-            if self.refinement is None:
-                return distance_blocks(self.distance, left, right)
-            if self._refines_features:
-                return distance_blocks(cosine_distance, left, right)
+                rest, places = joint_set(query, gallery)
+                both = left["global"].numpy(), right["global"].numpy()[rest]
+                return k_reciprocal_rerank(*both, neighbours=RERANKINGS[rerank], searched=places).__getitem__
+            if self.refinement is None or self._refines_features:
+                return self._blocks(left, right)
             vectors, kinds = (left["global"], right["global"]), self._modalities(query, gallery)
-            return self.refinement.rerank(distance_blocks(self.distance, left, right), *vectors, *kinds)
+            return self.refinement.rerank(self._blocks(left, right), *vectors, *kinds)
 
         summary = evaluate_distances(protocol, self.records, distances)
         stamp = self.stamp_for(protocol, feature, rerank)
@@ -158,7 +159,7 @@ class FeatureTable:
             "feature": feature,
             "distance": "cosine" if rerank or self._refines_features else "method",
             "rerank": rerank,
-            "refine": None if self.refinement is None else self.refinement.stamp(),
+            **({"refine": None} if self.refinement is None else self.refinement.stamp()),
             "transductive": rerank is not None or (self.refinement is not None and self.refinement.transductive),
             **self.stamp,
             "commit": git_commit(),
@@ -171,8 +172,13 @@ class FeatureTable:
         left, right = select(features, query), select(features, gallery)
         if self.refinement is None or not self._refines_features:
             return left, right
-        refined = self.refinement.refine(left["global"], right["global"], *self._modalities(query, gallery))
-        return {"global": refined[0]}, {"global": refined[1]}
+        if not self.refinement.transductive:
+            refined = self.refinement.refine(left["global"], right["global"], *self._modalities(query, gallery))
+            return {"global": refined[0]}, {"global": refined[1]}
+        rest, places = joint_set(query, gallery)
+        others = self._modalities(query, gallery[rest])
+        both = torch.cat(self.refinement.refine(left["global"], right["global"][rest], *others))
+        return {"global": both[: len(query)]}, {"global": both[torch.from_numpy(places)]}
 
     @property
     def _refines_features(self) -> bool:
@@ -182,6 +188,8 @@ class FeatureTable:
     def _check(self, feature: str, rerank: str | None, roc: bool) -> None:
         if rerank is not None and rerank not in RERANKINGS:
             raise InputError(f"unknown re-ranking {rerank!r}: use {' or '.join(RERANKINGS)}")
+        if rerank is not None and roc:
+            raise InputError("--roc does not go with --rerank, which leaves no distance of two images: drop one")
         if self.refinement is not None and feature != "global":
             raise InputError(f"feature {feature} cannot be refined: refiners are trained on global")
         if self.refinement is not None and self.refinement.options.mode == "local" and (rerank or roc):
@@ -198,10 +206,14 @@ class FeatureTable:
 
     def _roc(self, protocol: Protocol, used: Features) -> VerificationRoc:
         query, gallery = protocol.draw(self.records)
-        labels = [column[rows] for column in (self.records.pid, self.records.camid) for rows in (query, gallery)]
-        left, right = (side["global"] for side in self.sides(used, query, gallery))
-        scores = verification_scores(left, right, *labels, hide=protocol.hide)
-        return verification_roc(*scores)
+        pids, camids = self.records.pid, self.records.camid
+        labels = Labels.build(pids[query], pids[gallery], camids[query], camids[gallery], protocol.hide)
+        block = self._blocks(*self.sides(used, query, gallery))
+        genuine, impostor = pair_distances(block, labels)
+        return verification_roc(1 - genuine, 1 - impostor)
+
+    def _blocks(self, query: Features, gallery: Features) -> DistanceBlock:
+        return distance_blocks(cosine_distance if self._refines_features else self.distance, query, gallery)
 
 
 def join_trials(evaluations: Sequence[Evaluation]) -> Evaluation:
@@ -255,6 +267,20 @@ def select(features: Features, index: Index) -> Features:
     """Return the rows `index` (n,) of features by name, each (N, …)."""
     chosen = torch.from_numpy(np.ascontiguousarray(index))
     return {name: value[chosen] for name, value in features.items()}
+
+
+def joint_set(query: Index, gallery: Index) -> tuple[Index, Index]:
+    """Return what a set of queries and gallery is made of, in which an image that is both stands once.
+
+    Twice, its own copy would be its nearest neighbour.
+
+    Returns:
+        (R,) which of the gallery are no query, and (G,) places of the gallery among the queries followed by these.
+    """
+    rest = np.flatnonzero(~np.isin(gallery, query))
+    rows = np.concatenate([query, gallery[rest]])
+    order = np.argsort(rows)
+    return rest, order[np.searchsorted(rows, gallery, sorter=order)]
 
 
 def distance_blocks(distance: Distance, query: Features, gallery: Features) -> DistanceBlock:

@@ -61,7 +61,7 @@ class Labels:
     @classmethod
     def build(cls, qp: ArrayLike, gp: ArrayLike, qc: ArrayLike, gc: ArrayLike, hide: Hide) -> Labels:
         """Check the four columns, drop junk and index the gallery by identity."""
-        q, g, c, d = (as_array(column).astype(np.int64).reshape(-1) for column in (qp, gp, qc, gc))
+        q, g, c, d = map(_whole, (qp, gp, qc, gc))
         if len(q) != len(c) or len(g) != len(d):
             raise InputError(
                 f"{len(q)} query pids with {len(c)} camids and {len(g)} gallery pids with {len(d)} camids: "
@@ -119,8 +119,11 @@ class Labels:
 
         pairs = len(self.same_identity(slice(0, len(self.query_pids)))[0])
         shared = len(np.intersect1d(self.query_pids, self.gallery_pids))
+        empty = not len(self.query_pids) or not len(self.gallery_pids)
         remedy = (
-            f"the rule hide={hide!r} hid all {pairs} true pairs, so add images of other cameras"
+            "give both sides at least one image whose pid is not -1"
+            if empty
+            else f"the rule hide={hide!r} hid all {pairs} true pairs, so add images of other cameras"
             if pairs
             else "no rule hid anything and no hide= switch will help, so check that both sides use the same "
             "identity numbers"
@@ -130,3 +133,17 @@ class Labels:
             f"({count(self.query_pids, self.query_camids)}) against {len(self.gallery_pids)} gallery images "
             f"({count(self.gallery_pids, self.gallery_camids)}) share {shared} identities; {remedy}"
         )
+
+
+def _whole(column: ArrayLike) -> NDArray[np.int64]:
+    """Return a column of labels as (N,) int64.
+
+    Raises:
+        InputError: when they are not whole numbers.
+    """
+    values = as_array(column).reshape(-1)
+    if not len(values):
+        return values.astype(np.int64)
+    if values.dtype.kind not in "biuf" or (values.dtype.kind == "f" and (values % 1 != 0).any()):
+        raise InputError(f"pids and camids such as {values[:3].tolist()} are not all whole numbers: number them")
+    return values.astype(np.int64)

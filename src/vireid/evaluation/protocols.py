@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vireid.errors import InputError
 from vireid.evaluation.builders import PERMUTATION_FILE, draw_official, draw_python
-from vireid.evaluation.labels import Hide
+from vireid.evaluation.labels import JUNK_PID, Hide
 from vireid.evaluation.scoring import CmcUnit
 from vireid.records import Modality, Records
 
@@ -77,7 +77,7 @@ class Protocol:
     note: str = ""
 
     def draw(self, records: Records, trial: int = 0) -> tuple[Index, Index]:
-        """Return the (Q,) query rows and (G,) gallery rows of a trial, counted from 0.
+        """Return the (Q,) query rows and (G,) gallery rows of a trial, counted from 0; the gallery's junk is left out.
 
         Raises:
             InputError: when a side is empty, the trial does not exist, or query and gallery come from
@@ -85,7 +85,8 @@ class Protocol:
         """
         if not 0 <= trial < self.trials:
             raise InputError(f"{self.name} has trials 0 to {self.trials - 1}, not {trial}")
-        sides = {"query": self.query.rows(records), "gallery": self.gallery.rows(records)}
+        found = self.gallery.rows(records)
+        sides = {"query": self.query.rows(records), "gallery": found[records.pid[found] != JUNK_PID]}
         for side, rows in sides.items():
             if not len(rows):
                 raise InputError(

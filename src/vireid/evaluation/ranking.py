@@ -84,7 +84,8 @@ def rank_metrics(
         max_rank: length of the CMC.
 
     Raises:
-        InputError: on unequal lengths, NaN distances, or when no query sees a true match.
+        InputError: on unequal lengths, NaN distances, labels that are no whole numbers, or when no query sees a true
+            match.
     """
     matrix = distances if isinstance(distances, torch.Tensor) else np.asarray(distances)
     expected = (np.size(query_pids), np.size(gallery_pids))
@@ -171,6 +172,8 @@ def rank_blocks(
     labels = Labels.build(query_pids, gallery_pids, query_camids, gallery_camids, hide)
     if cmc_unit not in get_args(CmcUnit):
         raise InputError(f"unknown cmc_unit {cmc_unit!r}: use {' or '.join(get_args(CmcUnit))}")
+    if max_rank < 1 or (block_size is not None and block_size < 1):
+        raise InputError(f"max_rank={max_rank} and block_size={block_size}: use 1 or more")
     num_queries = len(labels.query_pids)
     step = block_size or rows_per_block(len(labels.keep), _MIN_BLOCK_ROWS)
     workers = num_workers()

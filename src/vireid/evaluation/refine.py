@@ -54,12 +54,14 @@ class Refinement:
     Attributes:
         refiner: in eval mode.
         options: how to use it.
-        name: of its bundle, for the stamp.
+        name, digest, selection: file name, SHA-256 and choice of checkpoint of its bundle, for the stamp.
     """
 
     refiner: NFormer
     options: RefineOptions = field(default_factory=RefineOptions)
     name: str = ""
+    digest: str = ""
+    selection: str = ""
 
     @classmethod
     def open(cls, path: Path, encoder: Path, options: RefineOptions) -> Refinement:
@@ -76,7 +78,7 @@ class Refinement:
                 f"refiner {path} was trained on the features of another encoder than {encoder}: evaluate that encoder, "
                 "or train a refiner with --set encoder=…"
             )
-        return cls(refiner.to(default_device()), options, path.name)
+        return cls(refiner.to(default_device()), options, path.name, bundle_digest(path), card.selection)
 
     @property
     def transductive(self) -> bool:
@@ -84,9 +86,10 @@ class Refinement:
         return self.options.mode == "joint"
 
     def stamp(self) -> dict[str, Any]:
-        """Return what a refined result depends on."""
+        """Return what a refined result depends on: its use, and the bundle and its checkpoint."""
         local = ("top", "blend") if self.options.mode == "local" else ()
-        return {"bundle": self.name, **self.options.model_dump(include={"mode", "draws", "seed", *local})}
+        use = {"bundle": self.name, **self.options.model_dump(include={"mode", "draws", "seed", *local})}
+        return {"refine": use, "refiner_sha256": self.digest, "refiner_checkpoint": self.selection}
 
     @torch.inference_mode()
     def refine(

@@ -33,6 +33,7 @@ def k_reciprocal_rerank(
     lambda_value: float = 0.3,
     *,
     neighbours: Neighbours = "all",
+    searched: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float32]:
     """Return re-ranked distances of (Nq, D) queries to (Ng, D) gallery features.
 
@@ -46,6 +47,8 @@ def k_reciprocal_rerank(
         k2: items averaged in the local query expansion, itself counted; 1 leaves it out.
         lambda_value: weight of the original distance against the Jaccard distance, in [0, 1].
         neighbours: `queries` leaves gallery items out of all sets, so that they have weights through k2 > 1 alone.
+        searched: (Ng,) places of the items searched among queries followed by `gallery`, where some are queries and
+            stand in no other place; default: all of `gallery`.
 
     Returns:
         (Nq, Ng) float32, d* = (1 - lambda) d_Jaccard + lambda d (equation 12).
@@ -56,7 +59,9 @@ def k_reciprocal_rerank(
     if k1 < 1 or k2 < 1 or not 0 <= lambda_value <= 1:
         raise InputError(f"k1={k1}, k2={k2}, lambda={lambda_value}: use k1, k2 >= 1 and lambda in [0, 1]")
     tables = [as_features(side).cpu().numpy() for side in (query, gallery)]
-    if tables[0].shape[1] != tables[1].shape[1] or not all(map(len, tables)):
+    if searched is None:
+        searched = np.arange(len(tables[0]), sum(map(len, tables)))
+    if tables[0].shape[1] != tables[1].shape[1] or not len(tables[0]) or not len(searched):
         raise InputError(
             f"query features {tables[0].shape} and gallery features {tables[1].shape} "
             "must be non-empty and of one model"
@@ -65,17 +70,21 @@ def k_reciprocal_rerank(
         raise InputError(f"{len(tables[0])} queries are too few to be all neighbours at k1={k1}, k2={k2}: lower both")
     features = np.concatenate(tables)
     sizes = round(k1 / 2) + 1, k1 + 1, k2
-    nearest, row_max, result = nearest_neighbours(features, sizes, len(tables[0]), neighbours)
+    nearest, row_max, result = nearest_neighbours(features, sizes, len(tables[0]), neighbours, searched)
     weights = reciprocal_weights(features, nearest[:, : k1 + 1], row_max, k1)
     if k2 > 1:
         weights = expand_locally(weights, nearest[:, :k2])
     result *= lambda_value
-    _add_jaccard(result, weights, 1 - lambda_value)
+    _add_jaccard(result, weights[: len(tables[0])], weights[searched].tocsc(), 1 - lambda_value)
     return result
 
 
 def nearest_neighbours(
-    features: NDArray[np.float32], sizes: tuple[int, ...], num_queries: int, among: Neighbours = "all"
+    features: NDArray[np.float32],
+    sizes: tuple[int, ...],
+    num_queries: int,
+    among: Neighbours = "all",
+    searched: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
     """Find every item's nearest items, the item itself first where it counts, then by (distance, position).
 
@@ -87,10 +96,11 @@ def nearest_neighbours(
         sizes: numbers of neighbours, self included, whose sets will be used.
         num_queries: rows whose distances to the gallery are kept.
         among: whom to find.
+        searched: (Ng,) items whose distances to the queries are kept; default: the gallery.
 
     Returns:
         (n, min(max(sizes), number of items to find)) neighbours, (n,) largest squared distance of each row, and the
-        (num_queries, n - num_queries) distances divided by their row's maximum.
+        (num_queries, Ng) distances divided by their row's maximum.
     """
     n, found = len(features), len(features) if among == "all" else num_queries
     count = min(max(sizes), found)
@@ -98,7 +108,8 @@ def nearest_neighbours(
     exact_norms = np.einsum("nd,nd->n", exact, exact)
     norms = exact_norms.astype(np.float32)
     neighbours, row_max = np.empty((n, count), np.int32), np.empty(n, np.float32)
-    kept = np.empty((num_queries, n - num_queries), np.float32)
+    columns = np.arange(num_queries, n) if searched is None else searched
+    kept = np.empty((num_queries, len(columns)), np.float32)
 
     def rank(start: int, block: NDArray[np.float32]) -> None:
         rows = np.arange(start, start + len(block))
@@ -110,7 +121,7 @@ def nearest_neighbours(
         if not np.isfinite(row_max[rows]).all():
             raise InputError("features hold NaN or infinite values: check the model that made them")
         asked = rows[rows < num_queries]
-        kept[asked] = block[: len(asked), num_queries:] / _nonzero(row_max[asked, None])
+        kept[asked] = np.take(block[: len(asked)], columns, axis=1) / _nonzero(row_max[asked, None])
         own = rows[rows < found]
         block[own - start, own] = -1
         neighbours[rows], values = _smallest(block[:, :found], count)
@@ -200,13 +211,12 @@ def expand_locally(weights: sparse.csr_array, neighbours: NDArray[np.int32]) -> 
     return mean @ weights
 
 
-def _add_jaccard(result: NDArray[np.float32], weights: sparse.csr_array, share: float) -> None:
-    """Add `share` times the Jaccard distance of queries and gallery to the (Nq, Ng) result in place.
+def _add_jaccard(result: NDArray[np.float32], asked: sparse.csr_array, index: sparse.csc_array, share: float) -> None:
+    """Add `share` times the Jaccard distance of rows of V, queries' and items' searched, to (Nq, Ng) in place.
 
     d_J = 1 - m / (2 - m) with m_ij = sum_l min(V_il, V_jl) (equation 10, rows of V sum to 1).
     """
     num_queries, num_gallery = result.shape
-    asked, index = weights[:num_queries], weights[num_queries:].tocsc()
     length = np.diff(index.indptr)
     touched = np.diff(np.concatenate([[0], length[asked.indices].cumsum()])[asked.indptr])
     blocks = (touched + num_gallery).cumsum() // BLOCK_ENTRIES

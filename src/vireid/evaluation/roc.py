@@ -10,10 +10,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vireid.errors import InputError
-from vireid.evaluation.distances import Features, as_array, feature_distances, rows_per_block
+from vireid.evaluation.distances import DistanceBlock, Features, as_array, feature_distances, rows_per_block
 from vireid.evaluation.labels import JUNK_PID, Hide, Labels
 
 FPRS = (1e-4, 1e-3, 1e-2, 1e-1)
+MAX_PAIRS = 2**30
+"""Pairs whose scores are held at once."""
+_BYTES = 9
+"""Memory of a pair: its score, the score sorted, and a label."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,19 +106,41 @@ def verification_scores(
         query_camids: (Nq,) cameras.
         gallery_camids: (Ng,) cameras.
         hide: see `rank_metrics`.
+
+    Raises:
+        InputError: as `pair_distances`.
     """
     labels = Labels.build(query_pids, gallery_pids, query_camids, gallery_camids, hide)
-    distances = feature_distances(query, gallery, "cosine")
-    genuine, impostor = [], []
+    genuine, impostor = pair_distances(feature_distances(query, gallery, "cosine"), labels)
+    return -genuine, -impostor
+
+
+def pair_distances(distances: DistanceBlock, labels: Labels) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Return the distances of all genuine and all impostor pairs of a ranking that its hide rule leaves.
+
+    Args:
+        distances: see `rank_blocks`.
+        labels: of its (Nq,) queries and (Ng,) gallery images; junk (-1) is left out on both sides.
+
+    Raises:
+        InputError: when there are more than `MAX_PAIRS` pairs.
+    """
+    pairs = len(labels.query_pids) * len(labels.gallery_pids)
+    if pairs > MAX_PAIRS:
+        raise InputError(
+            f"{len(labels.query_pids):,} queries and {len(labels.gallery_pids):,} gallery images make {pairs:,} pairs, "
+            f"whose ROC takes {_BYTES * pairs / 1e9:.0f} GB of memory: leave it out, or take fewer queries"
+        )
+    genuine, impostor = [np.empty(0, np.float32)], [np.empty(0, np.float32)]
     step = rows_per_block(labels.num_given)
     for start in range(0, len(labels.query_pids), step):
         rows = slice(start, min(start + step, len(labels.query_pids)))
-        similarity = -labels.kept(distances(rows), rows)
+        block = labels.kept(distances(rows), rows)
         same = labels.query_pids[rows, None] == labels.gallery_pids
         hidden, known = labels.hidden(rows), labels.query_pids[rows, None] != JUNK_PID
         seen = known if hidden is None else known & ~hidden
-        genuine.append(similarity[same & seen])
-        impostor.append(similarity[~same & seen])
+        genuine.append(block[same & seen])
+        impostor.append(block[~same & seen])
     return np.concatenate(genuine), np.concatenate(impostor)
 
 
@@ -133,20 +159,20 @@ def _threshold(impostor: NDArray[np.floating], rate: float) -> float:
 
 def _equal_error(genuine: NDArray[np.floating], impostor: NDArray[np.floating]) -> tuple[float, float]:
     """Return the equal error rate and its threshold from ascending scores."""
-    scores = np.unique(np.concatenate([genuine, impostor]))
 
-    def threshold(place: int) -> float:
-        return float(scores[place]) if place < len(scores) else float("inf")
+    def rates(threshold: float) -> tuple[float, float]:
+        return float(_accepted(impostor, threshold)), 1 - float(_accepted(genuine, threshold))
 
-    def rates(place: int) -> tuple[float, float]:
-        return float(_accepted(impostor, threshold(place))), 1 - float(_accepted(genuine, threshold(place)))
-
-    def excess(place: int) -> float:
-        false_positive, false_negative = rates(place)
+    def excess(threshold: float) -> float:
+        false_positive, false_negative = rates(threshold)
         return false_negative - false_positive
 
-    after = bisect_left(range(len(scores) + 1), 0.0, key=excess)
-    low, high = excess(after - 1), excess(after)
-    share = -low / (high - low)
-    before, here = rates(after - 1)[0], rates(after)[0]
-    return before + share * (here - before), threshold(after)
+    def first(scores: NDArray[np.floating]) -> float:
+        place = bisect_left(scores, 0.0, key=excess)
+        return float(scores[place]) if place < len(scores) else float("inf")
+
+    after = min(first(genuine), first(impostor))
+    before = max(float(side[place - 1]) for side in (genuine, impostor) if (place := np.searchsorted(side, after)))
+    low, high = excess(before), excess(after)
+    accepted, here = rates(before)[0], rates(after)[0]
+    return accepted - low / (high - low) * (here - accepted), after

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vireid.data.images import Pixels, Progress, decode
+from vireid.data.synthetic import SPECTRA
 from vireid.embed import find_images
 from vireid.embedder import Embedder, pose_notice
 from vireid.errors import InputError
@@ -56,22 +57,35 @@ def evaluate_with_strangers(
     if len(request.models) != 1:
         raise InputError("--distractors takes one run folder or bundle: name one")
     other = {"--rerank": request.rerank, "--feature": request.feature != "global", "--roc": request.roc}
-    refuse("--distractors", other)
+    refuse("--distractors", {**other, "--features": request.features})
     if resolve_models(request, request.models[0])[1] is not None:
         raise InputError("--distractors measures the encoder: drop --refine, or name the encoder of the refiner's run")
     embedder, table, protocols = open_model(request, request.models[0], progress)
     names = _compared(table)
+    infrared = infrared_spectra(table.stamp["data_set"], table.stamp["data_options"])
     strangers = {
-        modality: embed_strangers(embedder, source, modality, names, flip=request.flip, progress=progress)
+        modality: embed_strangers(embedder, source, modality, names, infrared, flip=request.flip, progress=progress)
         for modality in {_gallery_modality(protocol) for protocol in protocols}
     }
     return {
         p.name: GalleryCurve(
             gallery_size_curve(table, p, strangers[_gallery_modality(p)]),
-            {**table.stamp_for(replace(p, trials=1)), "distractors": source},
+            {**table.stamp_for(replace(p, trials=1)), **_origin(source, _gallery_modality(p), infrared)},
         )
         for p in protocols
     }
+
+
+def infrared_spectra(data: str, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return which kinds of infrared, `nir` or `lwir`, a data set's images are, opened with some options."""
+    if data == "regdb":
+        return ("lwir",)
+    return tuple(kind for kind in SPECTRA[options.get("spectrum", "nir")] if kind != "visible")
+
+
+def _origin(source: str, modality: Modality, infrared: Sequence[str]) -> dict[str, Any]:
+    rendered = {"distractors_spectra": list(_spectra(modality, infrared))} if source.startswith("synthetic:") else {}
+    return {"distractors": source, **rendered}
 
 
 def _gallery_modality(protocol: Protocol) -> Modality:
@@ -103,6 +117,7 @@ def embed_strangers(
     source: str,
     modality: Modality,
     names: set[str],
+    infrared: Sequence[str] = ("nir",),
     *,
     flip: bool = False,
     progress: Progress | None = None,
@@ -114,6 +129,7 @@ def embed_strangers(
         source: a folder of images, or `synthetic:N` for N rendered people who are in no data set.
         modality: the gallery's.
         names: the features to keep.
+        infrared: spectra of rendered people where the gallery is infrared.
         flip: average each image with its mirror image.
         progress: called with (images done, images in all).
 
@@ -123,7 +139,7 @@ def embed_strangers(
     Raises:
         InputError: for a missing folder, an unreadable image or a malformed N.
     """
-    count, images = _open(source, modality, embedder.image_size)
+    count, images = _open(source, _spectra(modality, infrared), embedder.image_size)
     if notice := pose_notice(embedder.method, None, count):
         warnings.warn(notice, stacklevel=2)
     parts: list[Features] = []
@@ -159,19 +175,23 @@ def gallery_size_curve(table: FeatureTable, protocol: Protocol, strangers: Featu
     )
 
 
-def _open(source: str, modality: Modality, size: tuple[int, int]) -> tuple[int, Iterator[Pixels]]:
+def _open(source: str, spectra: Sequence[str], size: tuple[int, int]) -> tuple[int, Iterator[Pixels]]:
     kind, _, number = source.partition(":")
     if kind != "synthetic":
         paths = find_images([Path(source)])
         return len(paths), (decode(path, size)[0] for path in paths)
     if not number.isdecimal() or int(number) == 0:
         raise InputError(f"--distractors {source}: write synthetic:N with N above 0, such as synthetic:10000")
-    return int(number), _rendered(int(number), modality)
+    return int(number), _rendered(int(number), spectra)
 
 
-def _rendered(count: int, modality: Modality) -> Iterator[Pixels]:
-    """Render one image each of people whose seed no data set uses."""
-    spectrum = "visible" if modality == Modality.VISIBLE else "nir"
-    cameras = MANIFEST_CAMERAS[spectrum]
+def _spectra(modality: Modality, infrared: Sequence[str]) -> Sequence[str]:
+    return ("visible",) if modality == Modality.VISIBLE else infrared
+
+
+def _rendered(count: int, spectra: Sequence[str]) -> Iterator[Pixels]:
+    """Render one image each, spectra by turns, of people whose seed no data set uses."""
     for pid in range(1, count + 1):
-        yield take(Shot(pid, spectrum, 0, cameras[pid % len(cameras)]), SEED, Difficulty()).pixels
+        turn, place = divmod(pid, len(spectra))
+        cameras = MANIFEST_CAMERAS[spectra[place]]
+        yield take(Shot(pid, spectra[place], 0, cameras[turn % len(cameras)]), SEED, Difficulty()).pixels

@@ -77,20 +77,27 @@ def _caption(result: Evaluation) -> str:
 
 def describe_stamp(stamp: Mapping[str, Any], trials: str) -> str:
     """Return in a line what a result depends on; `trials` says how many it has."""
-    checkpoint = stamp["checkpoint"] if isinstance(stamp["checkpoint"], str) else ", ".join(stamp["checkpoint"])
     refined = f", refined {stamp['refine']['mode']}" if stamp["refine"] else ""
+    refiner = f", the refiner's {_joined(stamp['refiner_checkpoint'])}" if stamp["refine"] else ""
     changed = "".join(f", {name}={value}" for name, value in stamp.get("options", {}).items())
     return (
         f"{'synthetic data, ' if stamp.get('synthetic') is True else ''}percent, {trials}; "
         f"feature {stamp['feature']}{changed}, "
         f"flip {stamp['flip']}, precision {stamp['precision']}, re-ranking {stamp['rerank'] or 'none'}{refined}"
-        f"{', transductive' if stamp['transductive'] else ''}, checkpoint {checkpoint}"
+        f"{', transductive' if stamp['transductive'] else ''}, "
+        f"checkpoint {_joined(stamp['checkpoint'])}{refiner}"
     )
+
+
+def _joined(values: str | list[str]) -> str:
+    return values if isinstance(values, str) else ", ".join(values)
 
 
 def roc_table(name: str, roc: VerificationRoc) -> Table:
     """Return the operating points of verification, one row a false positive rate."""
-    table = Table("false positive rate", "true positive rate", "threshold (cosine)", title=f"{name}: verification")
+    table = Table(
+        "false positive rate", "true positive rate", "threshold (1 − distance)", title=f"{name}: verification"
+    )
     for row in roc.table():
         table.add_row(f"{row['fpr']:.2e}", f"{row['tpr']:.4f}", f"{row['threshold']:.4f}")
     table.caption = (

@@ -153,10 +153,14 @@ def distance_svg(checkpoint: Checkpoint, result: Evaluation, feature: str) -> by
 
 
 def embedding_svg(checkpoint: Checkpoint, feature: str) -> bytes:
-    """Return the t-SNE plane of at most 30 identities, 10 images of each in either modality."""
-    records = checkpoint.table.records
-    rows = choose_images(records)
-    features = checkpoint.table.features[feature][rows].flatten(1).numpy()
+    """Return the t-SNE plane of at most 30 identities, 10 images of each in either modality.
+
+    A refiner refines all images together.
+    """
+    table, records = checkpoint.table, checkpoint.table.records
+    rows, known = choose_images(records), np.flatnonzero(records.pid != JUNK_PID)
+    refined, _ = table.sides({"global": table.features[feature]}, known, known[:0])
+    features = refined["global"][np.searchsorted(known, rows)].numpy()
     perplexity = min(30.0, (len(rows) - 1) / 3)
     points = TSNE(perplexity=perplexity, init="pca", random_state=0, n_jobs=1).fit_transform(features)
     return plots.to_svg(plots.embedding_figure(points, records.pid[rows], records.modality[rows]))
