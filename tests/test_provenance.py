@@ -43,7 +43,7 @@ def subject(regdb, tmp_path):
 
     def make(name, trial, trained, method="agw", of="RegDB: 206 identities", data="regdb"):
         people = open_dataset("regdb", regdb, trial=trained).where(split="train").pid
-        shape = {"num_classes": 2, "image_size": (64, 32), "mean": (0.5,), "std": (0.5,)}
+        shape = {"num_classes": 2, "image_size": (64, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3}
         card = BundleCard(method=method, training_data=of, label_map=LabelMap.of(people).digest, **shape)
         file = tmp_path / f"{name}.safetensors"
         save_file({"x": torch.zeros(1)}, file, metadata={METADATA_KEY: card.model_dump_json()})
