@@ -151,7 +151,12 @@ def main(
             speed = f"{row['embed']:10.1f}{row['embed'] / row['bare']:12.2f}" if row["embed"] else f"{'':22s}"
             print(f"{engine:14s}{precision:12s}{row['bare']:10.1f}{speed}{100 * row['rank1']:10.2f}", flush=True)
     if out is not None:
-        text = {"command": sys.argv, "crops": images, "rows": figures, "environment": describe_environment()}
+        text = {
+            "command": sys.argv,
+            "crops": len(find_images([crops])),
+            "rows": figures,
+            "environment": describe_environment(),
+        }
         out.write_text(json.dumps(text, indent=2) + "\n")
 
 

@@ -82,7 +82,7 @@ class Run(NamedTuple):
 
     def finish(self, root: Path, overrides: list[str], work: Path, results: Path, keep: bool) -> None:
         """Train, evaluate and write what is not there yet, unless another process is at it or at its encoder."""
-        if overrides and results == RESULTS:
+        if overrides and results.resolve() == RESULTS.resolve():
             raise typer.BadParameter("--set makes other trainings than the rungs': name another --results and --work")
         tests = test_rungs(definition(self.ladder), self.rung)
         files = {key: results / f"{self._replace(rung=key).name}.json" for key in tests}
@@ -105,12 +105,18 @@ class Run(NamedTuple):
     def train(self, root: Path, overrides: list[str], work: Path) -> Path:
         """Train, or resume what was interrupted; return the run's folder."""
         folder, ladder = work / self.name, definition(self.ladder)
-        if (folder / "recipe.yaml").exists():
+        fixed = [f"data.options.spectrum={self.spectrum}", f"seed={self.seed}", "validation.every=0"]
+        changed = [*fixed, *trainings(ladder)[self.rung], *overrides]
+        recipe = load_recipe(packaged_recipe(ladder["recipe"], "synthetic"), changed, root=root.resolve())
+        begun = folder / "recipe.yaml"
+        if not begun.exists():
+            training.train(recipe, folder)
+        elif load_recipe(begun) == recipe:
             training.resume(folder)
         else:
-            fixed = [f"data.options.spectrum={self.spectrum}", f"seed={self.seed}", "validation.every=0"]
-            changed = [*fixed, *trainings(ladder)[self.rung], *overrides]
-            training.train(load_recipe(packaged_recipe(ladder["recipe"], "synthetic"), changed, root=root), folder)
+            raise typer.BadParameter(
+                f"{folder} holds another training than this rung's: remove it, or name another --work"
+            )
         return folder
 
     def encoder(self) -> Run | None:
@@ -165,7 +171,9 @@ def score(folder: Path, changes: dict[str, Any]) -> dict[str, Any]:
     data = {"data": recipe.data.name, "root": recipe.data.root, "options": options}
     request = EvaluateRequest(protocols=PROTOCOLS, **data, **asked)
     _, table, protocols = open_model(request, model, None)
-    metrics = {p.name: table.evaluate(p, rerank=request.rerank).summary.mean() for p in protocols}
+    metrics = {
+        p.name: table.evaluate(p, feature=request.feature, rerank=request.rerank).summary.mean() for p in protocols
+    }
     return {
         "metrics": metrics,
         "data": json.loads((table.records.root / "synthetic.json").read_text()),

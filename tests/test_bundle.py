@@ -1,14 +1,19 @@
 """Bundles and the public API."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import vireid
-from vireid.bundle import read_card, save_bundle
+from vireid.bundle import METADATA_KEY, load_bundle, read_card, save_bundle
 from vireid.errors import InputError
+from vireid.weights import find
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +83,52 @@ def test_evaluation_of_the_same_bundle_is_reproducible(run, manifest, tmp_path):
     assert first["protocol"] == "cross-vis2ir"
     assert first["num_queries"] == [8]
     assert {"hide", "cmc_unit", "feature", "flip", "rerank", "checkpoint", "label_map", "commit"} <= set(first)
+
+
+@pytest.mark.parametrize(
+    ("card", "tensor", "sentence"),
+    [
+        ({"num_classes": 10**20}, None, "num_classes: Input should be less than"),
+        ({"image_size": [0, 0]}, None, "image_size.0: Input should be greater than 0"),
+        ({"std": [0.0, 1.0, 1.0]}, None, "std.0: Input should be greater than 0"),
+        ({"mean": [0.1]}, None, "mean"),
+        ({}, lambda t: t * float("nan"), "not finite in tensor"),
+        ({}, lambda t: t.to(torch.int8), "does not fit method agw: tensor"),
+    ],
+)
+def test_a_bundle_with_a_wrong_card_or_wrong_numbers_is_refused(run, tmp_path, card, tensor, sentence):
+    bundle = tmp_path / "bundle.safetensors"
+    rewrite(run / "last.safetensors", bundle, card, tensor)
+    with pytest.raises(InputError, match=sentence):
+        vireid.load(bundle)
+
+
+def test_a_network_that_no_memory_holds_is_refused(tmp_path):
+    bundle = tmp_path / "bundle.safetensors"
+    rewrite(find(Path("vireid-lite0")), bundle, {"options": {"stripe_dim": 10**12}}, None)
+    with pytest.raises(InputError, match="asks for a network that cannot be built"):
+        vireid.load(bundle)
+
+
+def test_pixels_are_normalised_as_the_card_says(run, model, tmp_path):
+    bundle = tmp_path / "bundle.safetensors"
+    rewrite(run / "last.safetensors", bundle, {"mean": [0.1, 0.2, 0.3]}, None)
+    picture = Image.new("RGB", (32, 64), (200, 90, 30))
+    assert not np.allclose(vireid.load(bundle).embed([picture], "visible"), model.embed([picture], "visible"))
+
+
+def test_a_folder_in_place_of_a_bundle_is_named(run):
+    with pytest.raises(InputError, match=r"is a folder: name the bundle in it, such as .*last\.safetensors"):
+        load_bundle(run)
+
+
+def rewrite(source, target, card, tensor):
+    """Copy a bundle with other entries in its card, or with its first floating tensor changed."""
+    with safe_open(source, framework="pt") as file:
+        changed = json.loads(file.metadata()[METADATA_KEY])
+    options = changed["options"] | card.get("options", {})
+    weights = load_file(source)
+    if tensor is not None:
+        name = next(name for name, own in sorted(weights.items()) if own.is_floating_point())
+        weights[name] = tensor(weights[name])
+    save_file(weights, target, metadata={METADATA_KEY: json.dumps(changed | card | {"options": options})})

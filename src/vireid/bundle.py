@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from vireid import __version__
 from vireid.errors import InputError
@@ -20,6 +21,8 @@ from vireid.precision import Wanted
 from vireid.weights import find
 
 METADATA_KEY = "vireid"
+Pixels = Annotated[int, Field(gt=0, le=4096)]
+Deviation = Annotated[float, Field(gt=0)]
 
 
 class BundleCard(Options):
@@ -28,10 +31,10 @@ class BundleCard(Options):
     method: str
     options: dict[str, Any] = Field(default_factory=dict)
     backbone: BackboneOptions = BackboneOptions()
-    num_classes: int = Field(gt=0)
-    image_size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    num_classes: int = Field(gt=0, le=10_000_000)
+    image_size: tuple[Pixels, Pixels]
+    mean: tuple[float, float, float]
+    std: tuple[Deviation, Deviation, Deviation]
     training_data: str = Field(description="data set and split, `synthetic` named as such")
     label_map: str = Field("", description="digest of the training identities")
     encoder: str = Field("", description="digest of the bundle whose features a refiner was trained on")
@@ -116,26 +119,40 @@ def load_bundle(path: Path, options: dict[str, Any] | None = None) -> tuple[Meth
         options: test-time options that replace the bundle's, such as CM-LSP-GE's `test_distance`.
 
     Raises:
-        InputError: when the file is no bundle or its tensors do not fit its method and options.
+        InputError: when the file is no bundle, its network cannot be built, or its tensors do not fit it or are not
+            finite.
     """
     card = read_card(path)
     card = card.model_copy(update={"options": {**card.options, **(options or {})}})
     backbone = card.backbone.model_copy(update={"weights": "none"})
-    method = build(card.method, num_classes=card.num_classes, backbone=backbone, training=False, **card.options)
+    try:
+        method = build(card.method, num_classes=card.num_classes, backbone=backbone, training=False, **card.options)
+    except (RuntimeError, TypeError, OverflowError) as error:  # sizes that no memory holds
+        raise InputError(f"bundle {path} asks for a network that cannot be built ({error}): train it again") from error
     weights = load_file(find(path))
-    shapes = {name: tensor.shape for name, tensor in method.state_dict().items()}
-    found = {name: tensor.shape for name, tensor in weights.items()}
-    needed = {name: shape for name, shape in shapes.items() if not name.startswith(method.training_only())}
-    misfits = sorted(name for name in needed | found if shapes.get(name) != found.get(name))
+    wanted, found = (
+        {n: (t.shape, t.is_floating_point()) for n, t in s.items()} for s in (method.state_dict(), weights)
+    )
+    needed = {name: kind for name, kind in wanted.items() if not name.startswith(method.training_only())}
+    misfits = sorted(name for name in needed | found if wanted.get(name) != found.get(name))
     if misfits:
         changed = f" with {', '.join(options)} changed" if options else ""
         raise InputError(f"bundle {path} does not fit method {card.method}{changed}: tensor {misfits[0]}")
+    if broken := sorted(name for name in weights if not bool(weights[name].isfinite().all())):
+        raise InputError(f"bundle {path} holds numbers that are not finite in tensor {broken[0]}: train it again")
     method.load_state_dict(weights, strict=False)
+    method.mean, method.std = card.mean, card.std
     return method.eval(), card
+
+
+def _kinds(weights: dict[str, Tensor]) -> dict[str, tuple[torch.Size, bool]]:
+    return {name: (tensor.shape, tensor.is_floating_point()) for name, tensor in weights.items()}
 
 
 def _existing(path: Path) -> Path:
     path = find(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: name the bundle in it, such as {path / 'last.safetensors'}")
     if not path.is_file():
         raise InputError(f"there is no bundle {path}: check the path, or make one with vireid train")
     return path

@@ -8,6 +8,7 @@ as equally likely beforehand.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from itertools import combinations_with_replacement
@@ -203,7 +204,7 @@ def _fit(genuine: NDArray[Any], impostor: NDArray[Any], target_fpr: float, name:
     if len(impostor) * target_fpr < 1:
         raise InputError(
             f"{len(impostor)} {name} pairs of two people cannot show a false positive rate of {target_fpr:g}: "
-            f"label more pictures, or ask for {1 / len(impostor):.1g} or more"
+            f"label more pictures, or ask for {_next_figure(1 / len(impostor)):g} or more"
         )
     roc = verification_roc(genuine, impostor, [target_fpr])
     slope, intercept = _platt(genuine, impostor, name)
@@ -221,6 +222,12 @@ def _fit(genuine: NDArray[Any], impostor: NDArray[Any], target_fpr: float, name:
         roc_fpr=tuple(_at_or_above(impostor, knots).tolist()),
         roc_tpr=tuple(_at_or_above(genuine, knots).tolist()),
     )
+
+
+def _next_figure(rate: float) -> float:
+    """Round up to one figure: 1/806 is 0.002."""
+    unit = 10.0 ** math.floor(math.log10(rate))
+    return math.ceil(rate / unit) * unit
 
 
 def _platt(genuine: NDArray[Any], impostor: NDArray[Any], name: str) -> tuple[float, float]:
