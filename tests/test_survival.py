@@ -1,16 +1,20 @@
 """A training that survives: kills, a full disk, and the same seed twice."""
 
 import errno
+import io
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
 from vireid.cli import main
 from vireid.errors import InputError
+from vireid.methods.agw import AGW
 from vireid.recipe import load_recipe
 from vireid.training import resume, train
 from vireid.training.checkpoint import latest_checkpoint
@@ -26,6 +30,22 @@ def test_killed_runs_end_like_the_uninterrupted_one(manifest):
     assert loop.returncode == 0, loop.stdout + loop.stderr
     assert loop.stdout.count("kill ") == 3
     assert "kill 2: writing a checkpoint" in loop.stdout
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_training_says_how_to_go_on(sent, code, tiny_recipe, tmp_path, monkeypatch):
+    """Lightning ends with 0 after SIGTERM, as if the run were finished, with 1 after Ctrl-C, and leaves that ignored."""
+    console = Console(file=io.StringIO())
+    handler = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(AGW, "after_step", lambda self: os.kill(os.getpid(), sent))
+    try:
+        with pytest.raises(SystemExit) as ended:
+            train(load_recipe(tiny_recipe), tmp_path / "run", console=console)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert ended.value.code == code
+    remedy = f"stopped in epoch 1: go on with `vireid train --resume {tmp_path / 'run'}`"
+    assert console.file.getvalue().splitlines()[-1] == remedy
 
 
 def test_one_seed_gives_one_bundle(run, tiny_recipe, tmp_path):

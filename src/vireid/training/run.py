@@ -39,6 +39,8 @@ from vireid.training.module import TrainingModule
 from vireid.training.optim import build_optimizers
 from vireid.training.precision import loss_scaling
 from vireid.training.ranks import (
+    INTERRUPTED,
+    TERMINATED,
     Launch,
     build_strategy,
     is_rank_zero,
@@ -125,8 +127,14 @@ def _fit(recipe: Recipe, run: Path, console: Console, launch: Launch, *, resumed
             write_text(run / "environment.json", json.dumps(describe_environment(), indent=2) + "\n")
         log = open_log(run, trained_epochs(checkpoint))
         trainer = _trainer(recipe, run, log, data.steps, bundles, precision, launch)
-        with one_voice(trainer), kept_memory(default_device()):
-            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        try:
+            with one_voice(trainer), kept_memory(default_device()):
+                trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        except SystemExit as error:
+            if error.code in (TERMINATED, INTERRUPTED):
+                where = f"stopped in epoch {trainer.current_epoch + 1}"
+                console.print(f"{where}: go on with `vireid train --resume {escape(str(run))}`", soft_wrap=True)
+            raise
     return run / "last.safetensors"
 
 
