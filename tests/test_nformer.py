@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -628,6 +629,9 @@ def test_pools(trained, run):
     changed = FeatureSequences(recipe.model_copy(update={"encoder": run / "best.safetensors"}), data.records, trained)
     with pytest.raises(InputError, match="has changed"):
         changed.setup()
+    renumbered = replace(data.records, camid=data.records.camid[::-1])
+    with pytest.raises(InputError, match="has other training images than .*: restore it or start a new run"):
+        FeatureSequences(recipe, renumbered, trained).setup()
 
 
 def test_mistakes(run, trained, tiny_recipe, tmp_path):

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +15,11 @@ from rich.console import Console
 
 from vireid.cli import main
 from vireid.errors import InputError
+from vireid.files import alone
 from vireid.methods.agw import AGW
 from vireid.recipe import load_recipe
 from vireid.training import resume, train
+from vireid.training import run as run_module
 from vireid.training.checkpoint import latest_checkpoint
 from vireid.training.logs import open_log
 
@@ -46,6 +49,19 @@ def test_a_stopped_training_says_how_to_go_on(sent, code, tiny_recipe, tmp_path,
     assert ended.value.code == code
     remedy = f"stopped in epoch 1: go on with `vireid train --resume {tmp_path / 'run'}`"
     assert console.file.getvalue().splitlines()[-1] == remedy
+
+
+def test_a_resume_holds_the_folder_before_it_chooses_its_checkpoint(run, tmp_path, monkeypatch):
+    """Else another process may train epochs between the choice and the lock."""
+    folder = shutil.copytree(run, tmp_path / "run")
+
+    def choose(run):
+        with pytest.raises(InputError, match="busy"), alone(run, busy="busy"):
+            pass
+
+    monkeypatch.setattr(run_module, "latest_checkpoint", choose)
+    monkeypatch.setattr(run_module, "_fit", lambda *_: "fitted")
+    assert resume(folder) == "fitted"
 
 
 def test_one_seed_gives_one_bundle(run, tiny_recipe, tmp_path):
