@@ -630,7 +630,7 @@ def test_pools(trained, run):
     with pytest.raises(InputError, match="has changed"):
         changed.setup()
     renumbered = replace(data.records, camid=data.records.camid[::-1])
-    with pytest.raises(InputError, match="has other training images than .*: restore it or start a new run"):
+    with pytest.raises(InputError, match=r"has other training images than .*: restore it or start a new run"):
         FeatureSequences(recipe, renumbered, trained).setup()
 
 

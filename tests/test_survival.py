@@ -37,7 +37,7 @@ def test_killed_runs_end_like_the_uninterrupted_one(manifest):
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_stopped_training_says_how_to_go_on(sent, code, tiny_recipe, tmp_path, monkeypatch):
-    """Lightning ends with 0 after SIGTERM, as if the run were finished, with 1 after Ctrl-C, and leaves that ignored."""
+    """Lightning ends with 0 after SIGTERM, as if the run were finished, and with 1 after Ctrl-C, leaving it ignored."""
     console = Console(file=io.StringIO())
     handler = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(AGW, "after_step", lambda self: os.kill(os.getpid(), sent))

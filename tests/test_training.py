@@ -393,6 +393,23 @@ def test_nan_stops_the_run_and_names_the_term(tiny_recipe, tmp_path, monkeypatch
         train(load_recipe(tiny_recipe), tmp_path / "run")
 
 
+def test_broken_weights_take_no_good_one_s_place(tiny_recipe, tmp_path, monkeypatch):
+    """A gradient can be infinite where the loss is not: after the last step of an epoch, no loss would tell."""
+
+    def break_second_epoch(self):
+        state["steps"] += 1
+        if state["steps"] == 4:
+            next(self.parameters()).data.fill_(torch.nan)
+
+    state, folder = {"steps": 0}, tmp_path / "run"
+    monkeypatch.setattr(AGW, "after_step", break_second_epoch)
+    sentence = r"\S+ is not finite after epoch 1: .*, in a new run; the checkpoint before is still good"
+    with pytest.raises(InputError, match=sentence):
+        train(load_recipe(tiny_recipe), folder)
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["epoch-0000.ckpt"]
+    assert all(tensor.isfinite().all() for tensor in weights(folder).values())
+
+
 def test_ranks_with_other_identities_are_found():
     digest = int(LabelMap.of([3, 5, 9]).digest, 16) >> 1
     require_equal_labels(torch.tensor([digest, digest]))

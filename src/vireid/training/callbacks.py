@@ -92,8 +92,9 @@ class Bundles(Callback):
         self.best = state_dict["best"]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Evaluate if it is due, then write the bundles."""
+        """Evaluate if it is due, then write the bundles; Lightning writes its checkpoint after this."""
         assert isinstance(pl_module, TrainingModule)
+        pl_module.require_finite()
         epoch = trainer.current_epoch + 1
         average_statistics(pl_module.method, self.ranks.size)
         every = self.recipe.validation.every
