@@ -82,6 +82,13 @@ def test_bad_images_name_themselves_and_leave_no_cache(records, damage):
     assert not cache_folder().exists() or not list(cache_folder().iterdir())
 
 
+def test_a_format_that_pillow_knows_in_part_is_refused(tmp_path):
+    header = struct.pack("<4s7I44x2I4s5I5I", b"DDS ", 124, 0x1007, 4, 4, 0, 0, 0, 32, 4, b"ABCD", *[0] * 10)
+    (tmp_path / "a.jpg").write_bytes(header + bytes(64))
+    with pytest.raises(InputError, match=r"a\.jpg cannot be decoded \(Unimplemented pixel format"):
+        decode(tmp_path / "a.jpg")
+
+
 def test_grey_images_become_three_equal_channels(tmp_path):
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "grey.png")
     pixels, size = decode(tmp_path / "grey.png", (8, 8))

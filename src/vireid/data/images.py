@@ -98,7 +98,7 @@ def decode(path: Path, size: tuple[int, int] | None = None) -> tuple[Pixels, tup
         raise InputError(f"image {path} cannot be used ({error})") from error
     except FileNotFoundError as error:
         raise InputError(f"image {path} is missing: restore it or take its row out of the data set") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, NotImplementedError, Image.DecompressionBombError) as error:
         raise InputError(f"image {path} cannot be decoded ({error}): replace it or take its row out") from error
 
 
