@@ -2,6 +2,7 @@
 
 import pickle
 import struct
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -36,6 +37,13 @@ def test_cache_equals_decoding_and_is_reused(records, monkeypatch):
     assert seen[-1] == (5, 5)
     monkeypatch.setattr("vireid.data.images.decode", None)
     assert np.array_equal(CachedImages(records, (16, 8)).read([3, 0, 3])[0], expected)
+
+
+def test_images_are_decoded_side_by_side(records, monkeypatch):
+    both = threading.Barrier(2, timeout=30)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("vireid.data.images.decode", lambda *arguments: (both.wait(), decode(*arguments))[1])
+    assert DecodedImages(records, (16, 8)).read([3, 0])[1].tolist() == [[23, 10], [20, 10]]
 
 
 def test_a_loader_process_maps_the_cache_and_gets_no_copy(records):

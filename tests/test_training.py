@@ -201,6 +201,20 @@ def test_what_cannot_be_evaluated_is_refused_at_the_start(names, split, sentence
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("name", ["visible_7_0", "visible_8_0"])
+def test_without_the_cache_images_are_looked_at_too(name, tiny_recipe, manifest, tmp_path):
+    """One of the training is missing, one of the validation is torn."""
+    data = shutil.copytree(manifest, tmp_path / "data")
+    image = data / f"{name}.jpg"
+    content = image.read_bytes()
+    image.unlink()
+    if "8" in name:
+        image.write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=f"image .*{name}"):
+        train(load_recipe(tiny_recipe, ["data.cache=false"], root=data), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_keeps_whole_paths(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(run_module, "_fit", lambda recipe, *_, **__: recipe)

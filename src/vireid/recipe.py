@@ -32,8 +32,10 @@ class DataOptions(Options):
     image_size: tuple[PositiveInt, PositiveInt] = Field((288, 144), description="height, width in pixels")
     keep_visible: float = Field(1.0, gt=0, le=1, description="share of visible training images kept per identity")
     keep_infrared: float = Field(1.0, gt=0, le=1, description="share of infrared training images kept per identity")
-    cache: bool = Field(True, description="decode once into a memory-mapped cache; false decodes in workers")
-    workers: int = Field(0, ge=0, description="loader processes; 0 suits the cache on few cores")
+    cache: bool = Field(True, description="decode once into a memory-mapped cache; false decodes at every read")
+    workers: int = Field(
+        0, ge=0, description="loader processes of the training; 0 suits the cache on few cores"
+    )
 
 
 class OptimizerOptions(Options):

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Protocol
 
@@ -152,14 +153,22 @@ class ImageSource(Protocol):
 
 
 class DecodedImages:
-    """Decodes on every read; for data sets too large to cache."""
+    """Decodes on every read; for data sets too large to cache.
+
+    Raises:
+        InputError: naming the first image file that is missing.
+    """
 
     def __init__(self, records: Records, size: tuple[int, int]) -> None:
         self.records, self.size = records, size
+        for row in range(len(records)):
+            _status(records, row)
 
     def read(self, rows: ArrayLike) -> tuple[Pixels, NDArray[np.int32]]:
-        """See `ImageSource`."""
-        decoded = [decode(self.records.absolute(int(row)), self.size) for row in np.asarray(rows)]
+        """See `ImageSource`; decodes on all cores, but in a loader process on its own."""
+        with ThreadPoolExecutor(1 if parent_process() else os.cpu_count()) as pool:
+            paths = [self.records.absolute(int(row)) for row in np.asarray(rows)]
+            decoded = list(pool.map(lambda path: decode(path, self.size), paths))
         return np.stack([pixels for pixels, _ in decoded]), np.array([size for _, size in decoded], dtype=np.int32)
 
 
@@ -209,14 +218,18 @@ def cache_key(records: Records, size: tuple[int, int]) -> str:
     """
     digest = hashlib.sha256(os.fsencode(f"{CACHE_FORMAT} {size} {records.root.resolve()}"))
     for row, path in enumerate(records.path):
-        try:
-            status = records.absolute(row).stat()
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"image {records.absolute(row)} is missing: restore it or take its row out of the data set"
-            ) from error
+        status = _status(records, row)
         digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:32]
+
+
+def _status(records: Records, row: int) -> os.stat_result:
+    try:
+        return records.absolute(row).stat()
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"image {records.absolute(row)} is missing: restore it or take its row out of the data set"
+        ) from error
 
 
 def _build(records: Records, size: tuple[int, int], folder: Path, progress: Progress | None) -> None:

@@ -73,7 +73,10 @@ class Bundles(Callback):
         """
         if len(self.records):
             evaluate_distances(self.protocol, self.records, _equal)
-            image_source(self.records, self.recipe.data.image_size, self.recipe.data.cache, progress)
+            source = image_source(self.records, self.recipe.data.image_size, self.recipe.data.cache, progress)
+            if not self.recipe.data.cache:
+                for rows in batched_rows(len(self.records)):
+                    source.read(rows)
         elif self.recipe.validation.split != "auto":
             lacks = f"{self.recipe.data.name} has no image of it for {self.protocol.name}"
             raise InputError(f"validation.split={self.split}: {lacks}, use auto or add some")
@@ -152,8 +155,13 @@ def _equal(query: Index, gallery: Index) -> DistanceBlock:
 
 def share_rows(count: int, size: int) -> list[NDArray[np.int64]]:
     """Deal whole batches of 0..count-1 out in turn: the features are then those of one process, bit for bit."""
-    batches = [np.arange(start, min(start + BATCH_SIZE, count)) for start in range(0, count, BATCH_SIZE)]
+    batches = batched_rows(count)
     return [np.concatenate([np.arange(0), *batches[rank::size]]) for rank in range(size)]
+
+
+def batched_rows(count: int) -> list[NDArray[np.int64]]:
+    """Return 0..count-1 in batches, as an evaluation embeds them."""
+    return [np.arange(start, min(start + BATCH_SIZE, count)) for start in range(0, count, BATCH_SIZE)]
 
 
 def validation_split(recipe: Recipe, records: Records, protocol: Protocol) -> str:
