@@ -1,5 +1,6 @@
 """Decoding and the image cache."""
 
+import os
 import pickle
 import struct
 import threading
@@ -67,6 +68,19 @@ def test_a_cache_is_made_once_and_what_a_killed_process_left_is_cleared(records,
     assert len(made) == len(records)
     assert {path.name for path in cache_folder().iterdir()} == {key, "notes.tmp"}
     assert all((cache.pixels == caches[0].pixels).all() for cache in caches)
+
+
+@pytest.mark.parametrize(("name", "length"), [("pixels.npy", None), ("pixels.npy", 500), ("sizes.npy", 0)])
+def test_a_damaged_cache_is_made_again(records, name, length):
+    pixels = CachedImages(records, (16, 8)).pixels.copy()
+    file = cache_folder() / cache_key(records, (16, 8)) / name
+    if length is None:
+        file.unlink()
+    else:
+        os.truncate(file, length)
+    again = CachedImages(records, (16, 8))
+    assert np.array_equal(again.pixels, pixels)
+    assert again.sizes.tolist() == [[20 + row, 10] for row in range(5)]
 
 
 def test_cache_key_contains_what_it_depends_on(records):

@@ -177,18 +177,28 @@ class CachedImages:
 
     The file's name is a hash of all that its content depends on: format, size, every path with its byte count and
     modification time. It lies in `$VIREID_CACHE` or `~/.cache/vireid`; it is a copy of the data set and falls
-    under the data set's terms. One process makes a cache at a time, and clears away what killed ones have left.
+    under the data set's terms. One process makes a cache at a time, and clears away what killed ones have left;
+    a damaged cache is made again.
     """
 
     def __init__(self, records: Records, size: tuple[int, int], progress: Progress | None = None) -> None:
         folder = cache_folder() / cache_key(records, size)
-        if not folder.is_dir():
+        if not self._opens(folder, len(records), size):
             with alone(folder.parent) as held:
                 for left in folder.parent.glob(_TEMPORARY) if held else ():
                     shutil.rmtree(left, ignore_errors=True)  # another user's stays
-                if not folder.is_dir():
+                if not self._opens(folder, len(records), size):
+                    shutil.rmtree(folder, ignore_errors=True)
                     _build(records, size, folder, progress)
-        self.__setstate__(folder)
+                    self.__setstate__(folder)
+
+    def _opens(self, folder: Path, count: int, size: tuple[int, int]) -> bool:
+        """Open the cache, unless it is not there or a crash or a cleaner of old files has damaged it."""
+        try:
+            self.__setstate__(folder)
+        except (OSError, ValueError, EOFError):
+            return False
+        return self.pixels.shape == (count, *size, 3) and self.sizes.shape == (count, 2)
 
     def __getstate__(self) -> Path:
         """Return the cache's folder: a loader process maps the file instead of getting a copy."""
@@ -251,7 +261,10 @@ def _build(records: Records, size: tuple[int, int], folder: Path, progress: Prog
                 if progress is not None:
                     progress(done, len(records))
         pixels.flush()
-        np.save(temporary / "sizes.npy", sizes)
+        with (temporary / "sizes.npy").open("wb") as stream:
+            np.save(stream, sizes)
+            stream.flush()
+            os.fsync(stream.fileno())
         _publish(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
