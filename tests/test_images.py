@@ -1,10 +1,13 @@
 """Decoding and the image cache."""
 
+import fcntl
 import os
 import pickle
 import struct
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ import vireid
 from vireid.data.check import broken_images
 from vireid.data.images import CachedImages, DecodedImages, cache_folder, cache_key, decode, pixels_of
 from vireid.errors import InputError
+from vireid.files import alone
 from vireid.ingest.crops import prepare
 from vireid.records import Modality, Records
 
@@ -63,11 +67,25 @@ def test_a_cache_is_made_once_and_what_a_killed_process_left_is_cleared(records,
         folder.mkdir(parents=True)
     made = []
     monkeypatch.setattr("vireid.data.images.decode", lambda path, size: made.append(path) or decode(path, size))
-    with ThreadPoolExecutor(3) as pool:
+    with ThreadPoolExecutor(3) as pool, warnings.catch_warnings(record=True):
         caches = list(pool.map(lambda _: CachedImages(records, (16, 8)), range(3)))
     assert len(made) == len(records)
     assert {path.name for path in cache_folder().iterdir()} == {key, "notes.tmp"}
     assert all((cache.pixels == caches[0].pixels).all() for cache in caches)
+
+
+def test_who_waits_for_another_s_cache_says_so(records, monkeypatch):
+    other, flock = ExitStack(), fcntl.flock
+    other.enter_context(alone(cache_folder()))
+
+    def lock(descriptor, how):
+        if not how & fcntl.LOCK_NB:
+            other.close()
+        flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", lock)
+    with pytest.warns(UserWarning, match="another process decodes images into the cache: waiting for it"):
+        CachedImages(records, (16, 8))
 
 
 @pytest.mark.parametrize(("name", "length"), [("pixels.npy", None), ("pixels.npy", 500), ("sizes.npy", 0)])

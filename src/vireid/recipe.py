@@ -33,9 +33,7 @@ class DataOptions(Options):
     keep_visible: float = Field(1.0, gt=0, le=1, description="share of visible training images kept per identity")
     keep_infrared: float = Field(1.0, gt=0, le=1, description="share of infrared training images kept per identity")
     cache: bool = Field(True, description="decode once into a memory-mapped cache; false decodes at every read")
-    workers: int = Field(
-        0, ge=0, description="loader processes of the training; 0 suits the cache on few cores"
-    )
+    workers: int = Field(0, ge=0, description="loader processes of the training; 0 suits the cache on few cores")
 
 
 class OptimizerOptions(Options):

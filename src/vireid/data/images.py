@@ -184,7 +184,7 @@ class CachedImages:
     def __init__(self, records: Records, size: tuple[int, int], progress: Progress | None = None) -> None:
         folder = cache_folder() / cache_key(records, size)
         if not self._opens(folder, len(records), size):
-            with alone(folder.parent) as held:
+            with alone(folder.parent, waiting="another process decodes images into the cache: waiting for it") as held:
                 for left in folder.parent.glob(_TEMPORARY) if held else ():
                     shutil.rmtree(left, ignore_errors=True)  # another user's stays
                 if not self._opens(folder, len(records), size):
