@@ -111,6 +111,8 @@ def _fit(
         The `last` bundle.
     """
     console.quiet = console.quiet or not is_rank_zero()
+    if recipe.precision == "16" and default_device().type != "cuda":
+        raise InputError("precision=16 needs a GPU: use bf16 or 32")
     seed_everything(recipe.seed, workers=True, verbose=False)
     records = open_records(recipe)
     named = recipe.validation.protocol
