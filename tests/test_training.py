@@ -247,6 +247,8 @@ def test_junk_is_no_training_identity():
         ("optimizers.main.momentum=-1", "optimizers.main.momentum: Input should be greater than or equal to 0"),
         ("schedule.gamma=-0.1", "Input should be greater than 0"),
         ("schedule.gamma=[0.5,0.2,0.1]", "schedule: 3 factors gamma for 2 milestones: give one for each"),
+        ("schedule.milestones=[50,20]", "milestones: name the epochs in order, such as [20, 50]"),
+        ("schedule.milestones=[-1,20]", "milestones.0: Input should be greater than or equal to 0"),
         ("augment.visible.erasing.area=[-1,-0.5]", "area.0: Input should be greater than or equal to 0"),
         ("augment.infrared.jitter_or_blur.sigma=[0,0]", "sigma.0: Input should be greater than 0"),
         ("epochs=2026-13-01", "the value is not YAML"),
