@@ -215,6 +215,22 @@ def test_without_the_cache_images_are_looked_at_too(name, tiny_recipe, manifest,
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("place", "sentence"),
+    [
+        ("file", "file cannot be made, as a file stands in its way"),
+        ("file/new", "file/new cannot be made, as a file stands in its way"),
+        ("new/run", "permission denied, change its permissions or name another place"),
+    ],
+)
+def test_a_run_folder_that_cannot_be_is_refused_before_the_data(place, sentence, tiny_recipe, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(run_module, "open_records", None)
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
+    with pytest.raises(InputError, match=sentence):
+        train(load_recipe(tiny_recipe), tmp_path / place)
+
+
 def test_a_run_keeps_whole_paths(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(run_module, "_fit", lambda recipe, *_, **__: recipe)

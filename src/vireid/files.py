@@ -104,6 +104,19 @@ def require_file_place(path: Path) -> None:
     require_utf8(path)
 
 
+def require_folder_place(path: Path) -> None:
+    """Refuse a place that no folder can be made or written at.
+
+    Raises:
+        InputError: for a file, what lies below one, or a folder that may not be written to.
+    """
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise InputError(f"{path} cannot be made, as a file stands in its way: name another place")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{there}: permission denied, change its permissions or name another place")
+
+
 def require_utf8(path: str | Path) -> None:
     """Refuse a name that no text file and no library for tables could hold.
 

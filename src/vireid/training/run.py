@@ -26,7 +26,7 @@ from vireid.environment import describe_environment, git_commit
 from vireid.errors import InputError
 from vireid.evaluation.evaluate import find_protocols
 from vireid.evaluation.provenance import is_synthetic
-from vireid.files import alone, write_text
+from vireid.files import alone, require_folder_place, write_text
 from vireid.methods import Method, build, require_statistics
 from vireid.precision import Precision, choose_precision, default_device
 from vireid.progress import progress_bar
@@ -156,7 +156,10 @@ def _fit(
 
 
 def _require_new(run: Path) -> None:
-    if is_rank_zero() and (run / "recipe.yaml").exists():
+    if not is_rank_zero():
+        return
+    require_folder_place(run)
+    if (run / "recipe.yaml").exists():
         raise InputError(f"run folder {run} holds a run already: pass --resume {run}, or another --out")
 
 
