@@ -101,6 +101,13 @@ def test_a_damaged_cache_is_made_again(records, name, length):
     assert again.sizes.tolist() == [[20 + row, 10] for row in range(5)]
 
 
+def test_the_cache_may_lie_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for given, folder in (("~/images", "images"), ("", ".cache/vireid")):
+        monkeypatch.setenv("VIREID_CACHE", given)
+        assert cache_folder() == tmp_path / folder
+
+
 def test_cache_key_contains_what_it_depends_on(records):
     keys = {cache_key(records, (16, 8)), cache_key(records, (8, 16)), cache_key(records.take([0, 1]), (16, 8))}
     Image.new("RGB", (9, 9)).save(records.absolute(0))

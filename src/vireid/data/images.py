@@ -217,7 +217,7 @@ class CachedImages:
 
 def cache_folder() -> Path:
     """Return the folder of all caches."""
-    return Path(os.environ.get("VIREID_CACHE") or Path.home() / ".cache" / "vireid")
+    return Path(os.environ.get("VIREID_CACHE") or "~/.cache/vireid").expanduser()
 
 
 def cache_key(records: Records, size: tuple[int, int]) -> str:

@@ -54,7 +54,7 @@ def resolve_encoder(recipe: Recipe) -> Recipe:
         return recipe
     if recipe.encoder is None:
         raise InputError(f"{recipe.method} refines the features of a trained model: pass --set encoder=RUN_OR_BUNDLE")
-    bundle = resolve_bundle(recipe.encoder).resolve()
+    bundle = resolve_bundle(recipe.encoder.expanduser()).resolve()
     encoder = Embedder.load(bundle)
     data = recipe.data.model_copy(update={"image_size": encoder.image_size})
     options = recipe.options.model_copy(update={"input_dim": encoder.method.embedding_dim})
