@@ -102,9 +102,10 @@ def test_a_full_disk_is_one_sentence_wherever_a_run_writes(place, tiny_recipe, t
     assert capsys.readouterr().err.startswith("error: a disk is full")
 
 
-def test_a_resumed_log_keeps_the_epochs_of_the_checkpoint(tmp_path):
+@pytest.mark.parametrize("torn", ["2,0.1", "0,0.1,5e-"])
+def test_a_resumed_log_keeps_the_epochs_of_the_checkpoint(torn, tmp_path):
     (tmp_path / "logs").mkdir()
     file = tmp_path / "logs" / "metrics.csv"
-    file.write_text("epoch,id,step\n0,0.5,1\n1,0.25,3\n2,0.1")
+    file.write_text(f"epoch,id,step\n0,0.5,1\n1,0.25,3\n{torn}")
     open_log(tmp_path, 1).save()
     assert file.read_text().splitlines() == ["epoch,id,step", "0,0.5,1"]
