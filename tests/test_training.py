@@ -25,7 +25,7 @@ from vireid.files import alone
 from vireid.methods import build
 from vireid.methods.agw import AGW
 from vireid.nn.backbone import LITE0
-from vireid.precision import Precision, choose_precision
+from vireid.precision import Precision, choose_precision, default_device
 from vireid.recipe import OptimizerOptions, Recipe, Schedule, load_recipe, packaged_recipe, save_recipe
 from vireid.records import LabelMap, Records
 from vireid.training import resume, train
@@ -105,6 +105,7 @@ def test_gradients_are_limited_after_a_loss_scaler(tiny_recipe, tmp_path, monkey
     original, norms = run_module.Trainer, []
 
     def trainer(*, precision, plugins, **settings):
+        assert settings["accelerator"] == default_device().type.replace("cuda", "gpu")  # never Apple's by "auto"
         return original(plugins=[*plugins, scaled()], **settings)
 
     def note(optimizer, *_):

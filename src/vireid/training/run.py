@@ -241,7 +241,7 @@ def _trainer(
 ) -> Trainer:
     scaling = loss_scaling(precision, default_device())
     return Trainer(
-        accelerator="auto",
+        accelerator="gpu" if default_device().type == "cuda" else "cpu",
         strategy=build_strategy(launch),
         devices=launch.devices,
         num_nodes=launch.num_nodes,
