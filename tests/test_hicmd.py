@@ -491,6 +491,9 @@ def test_learning_rates_of_the_recipes(data):
     }
     if data != "regdb":
         return
+    elsewhere = {name: o.model_copy(update={"phase": "generator"}) for name, o in recipe.optimizers.items()}
+    with pytest.raises(InputError, match="no optimiser minimises the losses of phase discriminator: set"):
+        build_optimizers(hicmd, elsewhere)
     for step, rate in [(0, 1e-3), (25_000, 5e-4), (50_000, 2.5e-4), (75_000, 1.25e-4)]:
         set_learning_rates(optimizers, recipe.optimizers, lr_factor(recipe.schedule, 0, recipe.epochs, step))
         rates = {g["name"]: g["lr"] for o in optimizers.values() for g in o.param_groups}

@@ -1,8 +1,13 @@
 """Decoding and the image cache."""
 
+import fcntl
+import os
 import pickle
 import struct
+import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -12,6 +17,7 @@ import vireid
 from vireid.data.check import broken_images
 from vireid.data.images import CachedImages, DecodedImages, cache_folder, cache_key, decode, pixels_of
 from vireid.errors import InputError
+from vireid.files import alone
 from vireid.ingest.crops import prepare
 from vireid.records import Modality, Records
 
@@ -38,6 +44,13 @@ def test_cache_equals_decoding_and_is_reused(records, monkeypatch):
     assert np.array_equal(CachedImages(records, (16, 8)).read([3, 0, 3])[0], expected)
 
 
+def test_images_are_decoded_side_by_side(records, monkeypatch):
+    both = threading.Barrier(2, timeout=30)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("vireid.data.images.decode", lambda *arguments: (both.wait(), decode(*arguments))[1])
+    assert DecodedImages(records, (16, 8)).read([3, 0])[1].tolist() == [[23, 10], [20, 10]]
+
+
 def test_a_loader_process_maps_the_cache_and_gets_no_copy(records):
     cached = CachedImages(records, (16, 8))
     sent = pickle.dumps(cached)
@@ -54,11 +67,45 @@ def test_a_cache_is_made_once_and_what_a_killed_process_left_is_cleared(records,
         folder.mkdir(parents=True)
     made = []
     monkeypatch.setattr("vireid.data.images.decode", lambda path, size: made.append(path) or decode(path, size))
-    with ThreadPoolExecutor(3) as pool:
+    with ThreadPoolExecutor(3) as pool, warnings.catch_warnings(record=True):
         caches = list(pool.map(lambda _: CachedImages(records, (16, 8)), range(3)))
     assert len(made) == len(records)
     assert {path.name for path in cache_folder().iterdir()} == {key, "notes.tmp"}
     assert all((cache.pixels == caches[0].pixels).all() for cache in caches)
+
+
+def test_who_waits_for_another_s_cache_says_so(records, monkeypatch):
+    other, flock = ExitStack(), fcntl.flock
+    other.enter_context(alone(cache_folder()))
+
+    def lock(descriptor, how):
+        if not how & fcntl.LOCK_NB:
+            other.close()
+        flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", lock)
+    with pytest.warns(UserWarning, match="another process decodes images into the cache: waiting for it"):
+        CachedImages(records, (16, 8))
+
+
+@pytest.mark.parametrize(("name", "length"), [("pixels.npy", None), ("pixels.npy", 500), ("sizes.npy", 0)])
+def test_a_damaged_cache_is_made_again(records, name, length):
+    pixels = CachedImages(records, (16, 8)).pixels.copy()
+    file = cache_folder() / cache_key(records, (16, 8)) / name
+    if length is None:
+        file.unlink()
+    else:
+        os.truncate(file, length)
+    again = CachedImages(records, (16, 8))
+    assert np.array_equal(again.pixels, pixels)
+    assert again.sizes.tolist() == [[20 + row, 10] for row in range(5)]
+
+
+def test_the_cache_may_lie_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for given, folder in (("~/images", "images"), ("", ".cache/vireid")):
+        monkeypatch.setenv("VIREID_CACHE", given)
+        assert cache_folder() == tmp_path / folder
 
 
 def test_cache_key_contains_what_it_depends_on(records):
@@ -80,6 +127,13 @@ def test_bad_images_name_themselves_and_leave_no_cache(records, damage):
     with pytest.raises(InputError, match=str(path)):
         CachedImages(records, (16, 8))
     assert not cache_folder().exists() or not list(cache_folder().iterdir())
+
+
+def test_a_format_that_pillow_knows_in_part_is_refused(tmp_path):
+    header = struct.pack("<4s7I44x2I4s5I5I", b"DDS ", 124, 0x1007, 4, 4, 0, 0, 0, 32, 4, b"ABCD", *[0] * 10)
+    (tmp_path / "a.jpg").write_bytes(header + bytes(64))
+    with pytest.raises(InputError, match=r"a\.jpg cannot be decoded \(Unimplemented pixel format"):
+        decode(tmp_path / "a.jpg")
 
 
 def test_grey_images_become_three_equal_channels(tmp_path):

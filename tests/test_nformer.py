@@ -2,6 +2,8 @@
 
 import json
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -634,6 +636,17 @@ def test_pools(trained, run):
     changed = FeatureSequences(recipe.model_copy(update={"encoder": run / "best.safetensors"}), data.records, trained)
     with pytest.raises(InputError, match="has changed"):
         changed.setup()
+    renumbered = replace(data.records, camid=data.records.camid[::-1])
+    with pytest.raises(InputError, match=r"has other training images than .*: restore it or start a new run"):
+        FeatureSequences(recipe, renumbered, trained).setup()
+
+
+def test_an_encoder_may_lie_at_home(run, trained, monkeypatch):
+    from vireid.training.refine import resolve_encoder
+
+    monkeypatch.setenv("HOME", str(run.parent))
+    recipe = load_recipe(trained / "recipe.yaml").model_copy(update={"encoder": Path("~", run.name)})
+    assert resolve_encoder(recipe).encoder == run / "last.safetensors"
 
 
 def test_mistakes(run, trained, tiny_recipe, tmp_path):

@@ -1,7 +1,14 @@
 """The renderer and the data sets it writes: geometry against a slow reference, determinism, trees, errors."""
 
 import json
+import shutil
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +19,7 @@ from PIL import Image
 from vireid.data import llcm, open_dataset, regdb, synthetic, sysu_mm01
 from vireid.errors import InputError
 from vireid.records import FLIPPED_KEYPOINTS, Modality
-from vireid.synth import PRESETS, Difficulty, write_dataset
+from vireid.synth import PRESETS, Difficulty, dataset, write_dataset
 from vireid.synth.body import KEYPOINTS, Pose, sample_pose, sample_shape, skeleton
 from vireid.synth.figure import Solids
 from vireid.synth.layouts import LAYOUTS
@@ -239,6 +246,50 @@ def test_a_finished_folder_is_reused_and_a_foreign_one_refused(small, tmp_path):
     with pytest.raises(InputError, match="other files"):
         write_dataset(tmp_path, preset="synthetic-v1", ids=6)
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_one_process_renders_a_folder_and_clears_what_a_killed_one_left(small, tmp_path, monkeypatch):
+    left, made = tmp_path / ".one.17.tmp", []
+    left.mkdir()
+    monkeypatch.setattr(dataset, "_write", lambda folder, *_: made.append(shutil.copytree(small, folder)))
+    with ThreadPoolExecutor(2) as pool, warnings.catch_warnings(record=True):
+        wanted = [tmp_path / "one"] * 2
+        assert list(pool.map(partial(write_dataset, preset="synthetic-v1", ids=6), wanted)) == wanted
+    assert made == [tmp_path / "one"]
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_who_comes_second_where_there_are_no_locks_takes_the_first_one_s_folder(same, small, tmp_path, monkeypatch):
+    def render(items, *_):
+        shutil.copytree(small, tmp_path / "one")
+        if not same:
+            (tmp_path / "one" / dataset.CARD).unlink()
+        return [dataset._Written("", np.zeros((18, 3), np.float32)) for _ in items]
+
+    monkeypatch.setattr(dataset, "alone", lambda *_, **__: nullcontext(False))
+    monkeypatch.setattr(dataset, "_render", render)
+    with nullcontext() if same else pytest.raises(InputError, match="one holds other files: name a new folder"):
+        assert write_dataset(tmp_path / "one", preset="synthetic-v1", ids=6) == tmp_path / "one"
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
+
+
+def test_workers_end_when_their_parent_is_killed(monkeypatch):
+    """A spawned worker has a parent to wait for; here the test is that parent's end."""
+    killed, ended, started = threading.Event(), threading.Event(), []
+
+    def pool(workers, context, initializer):
+        started.append(initializer)
+        return ThreadPoolExecutor(workers, initializer=initializer)
+
+    monkeypatch.setattr(dataset, "ProcessPoolExecutor", pool)
+    monkeypatch.setattr(dataset, "parent_process", lambda: SimpleNamespace(join=killed.wait))
+    monkeypatch.setattr("os._exit", lambda code: ended.set())
+    assert list(dataset._mapped(partial(list), ["ab", "c"], 2)) == [["a", "b"], ["c"]]
+    assert started
+    assert not ended.is_set()
+    killed.set()
+    assert ended.wait(30)
 
 
 @pytest.mark.parametrize(

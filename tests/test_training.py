@@ -25,7 +25,7 @@ from vireid.files import alone
 from vireid.methods import build
 from vireid.methods.agw import AGW
 from vireid.nn.backbone import LITE0
-from vireid.precision import Precision, choose_precision
+from vireid.precision import Precision, choose_precision, default_device
 from vireid.recipe import OptimizerOptions, Recipe, Schedule, load_recipe, packaged_recipe, save_recipe
 from vireid.records import LabelMap, Records
 from vireid.training import resume, train
@@ -105,6 +105,7 @@ def test_gradients_are_limited_after_a_loss_scaler(tiny_recipe, tmp_path, monkey
     original, norms = run_module.Trainer, []
 
     def trainer(*, precision, plugins, **settings):
+        assert settings["accelerator"] == default_device().type.replace("cuda", "gpu")  # never Apple's by "auto"
         return original(plugins=[*plugins, scaled()], **settings)
 
     def note(optimizer, *_):
@@ -153,8 +154,8 @@ def test_gpus_that_only_emulate_bfloat16_train_in_float16(capability, name, monk
 
 
 @pytest.mark.filterwarnings("ignore:.*GradScaler is enabled, but CUDA is not available")
-@pytest.mark.parametrize(("name", "device", "scaled"), [("16", "cuda", 1), ("16", "cpu", 0), ("bf16", "cuda", 0)])
-def test_only_float16_on_a_gpu_scales_losses(name, device, scaled):
+@pytest.mark.parametrize(("name", "device", "scaled"), [("16", "cuda", 1), ("bf16", "cpu", 0), ("bf16", "cuda", 0)])
+def test_only_float16_scales_losses(name, device, scaled):
     plugins = loss_scaling(Precision(name), torch.device(device))
     assert [type(plugin) for plugin in plugins] == [PhasePrecision] * scaled
 
@@ -201,6 +202,36 @@ def test_what_cannot_be_evaluated_is_refused_at_the_start(names, split, sentence
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("name", ["visible_7_0", "visible_8_0"])
+def test_without_the_cache_images_are_looked_at_too(name, tiny_recipe, manifest, tmp_path):
+    """One of the training is missing, one of the validation is torn."""
+    data = shutil.copytree(manifest, tmp_path / "data")
+    image = data / f"{name}.jpg"
+    content = image.read_bytes()
+    image.unlink()
+    if "8" in name:
+        image.write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=f"image .*{name}"):
+        train(load_recipe(tiny_recipe, ["data.cache=false"], root=data), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "sentence"),
+    [
+        ("file", "file cannot be made, as a file stands in its way"),
+        ("file/new", "file/new cannot be made, as a file stands in its way"),
+        ("new/run", "permission denied, change its permissions or name another place"),
+    ],
+)
+def test_a_run_folder_that_cannot_be_is_refused_before_the_data(place, sentence, tiny_recipe, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(run_module, "open_records", None)
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
+    with pytest.raises(InputError, match=sentence):
+        train(load_recipe(tiny_recipe), tmp_path / place)
+
+
 def test_a_run_keeps_whole_paths(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(run_module, "_fit", lambda recipe, *_, **__: recipe)
@@ -233,6 +264,8 @@ def test_junk_is_no_training_identity():
         ("optimizers.main.momentum=-1", "optimizers.main.momentum: Input should be greater than or equal to 0"),
         ("schedule.gamma=-0.1", "Input should be greater than 0"),
         ("schedule.gamma=[0.5,0.2,0.1]", "schedule: 3 factors gamma for 2 milestones: give one for each"),
+        ("schedule.milestones=[50,20]", "milestones: name the epochs in order, such as [20, 50]"),
+        ("schedule.milestones=[-1,20]", "milestones.0: Input should be greater than or equal to 0"),
         ("augment.visible.erasing.area=[-1,-0.5]", "area.0: Input should be greater than or equal to 0"),
         ("augment.infrared.jitter_or_blur.sigma=[0,0]", "sigma.0: Input should be greater than 0"),
         ("epochs=2026-13-01", "the value is not YAML"),
@@ -441,6 +474,23 @@ def test_nan_stops_the_run_and_names_the_term(tiny_recipe, tmp_path, monkeypatch
     monkeypatch.setattr(AGW, "losses", lambda self, *a: {**losses(self, *a), "id": torch.tensor(float("nan"))})
     with pytest.raises(InputError, match=r"loss term id became nan in epoch 0, batch 0: .* in a new run$"):
         train(load_recipe(tiny_recipe), tmp_path / "run")
+
+
+def test_broken_weights_take_no_good_one_s_place(tiny_recipe, tmp_path, monkeypatch):
+    """A gradient can be infinite where the loss is not: after the last step of an epoch, no loss would tell."""
+
+    def break_second_epoch(self):
+        state["steps"] += 1
+        if state["steps"] == 4:
+            next(self.parameters()).data.fill_(torch.nan)
+
+    state, folder = {"steps": 0}, tmp_path / "run"
+    monkeypatch.setattr(AGW, "after_step", break_second_epoch)
+    sentence = r"\S+ is not finite after epoch 1: .*, in a new run; the checkpoint before is still good"
+    with pytest.raises(InputError, match=sentence):
+        train(load_recipe(tiny_recipe), folder)
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["epoch-0000.ckpt"]
+    assert all(tensor.isfinite().all() for tensor in weights(folder).values())
 
 
 def test_ranks_with_other_identities_are_found():

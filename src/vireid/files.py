@@ -6,6 +6,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,12 +48,13 @@ def replacing(path: Path, *, private: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def alone(folder: Path, *, busy: str | None = None) -> Iterator[bool]:
+def alone(folder: Path, *, busy: str | None = None, waiting: str = "waiting") -> Iterator[bool]:
     """Hold a folder, made where it is not there, while the block runs; the lock goes when the process goes.
 
     Args:
         folder: to hold.
         busy: what is said when another process holds it; None waits for that one.
+        waiting: the warning given before such a wait.
 
     Yields:
         whether it is held: not on a file system without locks.
@@ -65,14 +67,22 @@ def alone(folder: Path, *, busy: str | None = None) -> Iterator[bool]:
     try:
         held = True
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if busy is None else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            raise InputError(f"{busy}") from error
+            _lock(descriptor, busy, waiting)
         except OSError:
             held = False
         yield held
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, busy: str | None, waiting: str) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        if busy is not None:
+            raise InputError(busy) from error
+        warnings.warn(waiting, stacklevel=2)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 def file_digest(path: Path) -> str:
@@ -92,6 +102,19 @@ def require_file_place(path: Path) -> None:
     if path.exists() and not path.is_file():
         raise InputError(f"{path} is a device or a pipe: name a file")
     require_utf8(path)
+
+
+def require_folder_place(path: Path) -> None:
+    """Refuse a place that no folder can be made or written at.
+
+    Raises:
+        InputError: for a file, what lies below one, or a folder that may not be written to.
+    """
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise InputError(f"{path} cannot be made, as a file stands in its way: name another place")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{there}: permission denied, change its permissions or name another place")
 
 
 def require_utf8(path: str | Path) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, PositiveFloat, PositiveInt, SerializeAsAny, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SerializeAsAny, field_validator, model_validator
 
 from vireid.data.augment import Augment
 from vireid.data.sampler import Sampling
@@ -32,8 +33,8 @@ class DataOptions(Options):
     image_size: tuple[PositiveInt, PositiveInt] = Field((288, 144), description="height, width in pixels")
     keep_visible: float = Field(1.0, gt=0, le=1, description="share of visible training images kept per identity")
     keep_infrared: float = Field(1.0, gt=0, le=1, description="share of infrared training images kept per identity")
-    cache: bool = Field(True, description="decode once into a memory-mapped cache; false decodes in workers")
-    workers: int = Field(0, ge=0, description="loader processes; 0 suits the cache on few cores")
+    cache: bool = Field(True, description="decode once into a memory-mapped cache; false decodes at every read")
+    workers: int = Field(0, ge=0, description="loader processes of the training; 0 suits the cache on few cores")
 
 
 class OptimizerOptions(Options):
@@ -69,7 +70,7 @@ class Schedule(Options):
     warmup_epochs: int = Field(10, ge=0)
     warmup_start: float = Field(0.0, ge=0, description="factor that the linear warm-up starts from")
     warmup_offset: Literal[0, 1] = Field(1, description="epoch e warms up to (e + offset) / warmup_epochs")
-    milestones: tuple[int, ...] = (20, 50)
+    milestones: tuple[NonNegativeInt, ...] = (20, 50)
     gamma: PositiveFloat | tuple[PositiveFloat, ...] = Field(
         0.1, description="factor at each milestone, or one for each"
     )
@@ -90,6 +91,13 @@ class Schedule(Options):
             factors = f"{len(self.gamma)} factors gamma for {len(self.milestones)} milestones"
             raise ValueError(f"{factors}: give one for each, or a single number")
         return self
+
+    @field_validator("milestones")
+    @classmethod
+    def _ascend(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(first >= second for first, second in pairwise(value)):
+            raise ValueError("name the epochs in order, such as [20, 50]")
+        return value
 
 
 class ProjectionTraining(Options):

@@ -77,6 +77,9 @@ def train(
     else:
         if method is None:
             raise InputError("name a method or a shipped recipe, such as vireid train agw, or pass --resume RUN")
+        for entry in override or ():
+            if entry.partition("=")[0].strip() == "method":
+                raise InputError(f"--set {entry}: name the method in the command, vireid train METHOD")
         resolved = load_recipe(recipe or packaged_recipe(method, data or "synthetic"), override, data=data, root=root)
         if recipe is not None and resolved.method != method:
             raise InputError(f"recipe {recipe} is for method {resolved.method}, not {method}: name that one")

@@ -80,14 +80,13 @@ class TrainingData(LightningDataModule):
         steps: batches per epoch.
     """
 
-    def __init__(self, recipe: Recipe, records: Records, progress: Progress | None = None) -> None:
+    def __init__(self, recipe: Recipe, records: Records) -> None:
         super().__init__()
         self.recipe = recipe
         self.records = training_rows(records, recipe)
         self.label_map = LabelMap.of(self.records.pid)
         self.labels = self.label_map.labels(self.records.pid)
         self.steps = len(self._batches(epoch=0))
-        self._progress = progress
         self._dataset: ImageBatches | None = None
 
     def blank_batch(self, world_size: int = 1) -> Batch:
@@ -99,7 +98,7 @@ class TrainingData(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Make the cache; on every machine, the first process does it while the others wait."""
-        image_source(self.records, self.recipe.data.image_size, self.recipe.data.cache, self._progress)
+        image_source(self.records, self.recipe.data.image_size, self.recipe.data.cache)
 
     def setup(self, stage: str | None = None) -> None:
         """Open the pixels."""

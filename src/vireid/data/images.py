@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Protocol
 
@@ -98,7 +99,7 @@ def decode(path: Path, size: tuple[int, int] | None = None) -> tuple[Pixels, tup
         raise InputError(f"image {path} cannot be used ({error})") from error
     except FileNotFoundError as error:
         raise InputError(f"image {path} is missing: restore it or take its row out of the data set") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, NotImplementedError, Image.DecompressionBombError) as error:
         raise InputError(f"image {path} cannot be decoded ({error}): replace it or take its row out") from error
 
 
@@ -152,14 +153,22 @@ class ImageSource(Protocol):
 
 
 class DecodedImages:
-    """Decodes on every read; for data sets too large to cache."""
+    """Decodes on every read; for data sets too large to cache.
+
+    Raises:
+        InputError: naming the first image file that is missing.
+    """
 
     def __init__(self, records: Records, size: tuple[int, int]) -> None:
         self.records, self.size = records, size
+        for row in range(len(records)):
+            _status(records, row)
 
     def read(self, rows: ArrayLike) -> tuple[Pixels, NDArray[np.int32]]:
-        """See `ImageSource`."""
-        decoded = [decode(self.records.absolute(int(row)), self.size) for row in np.asarray(rows)]
+        """See `ImageSource`; decodes on all cores, but in a loader process on its own."""
+        with ThreadPoolExecutor(1 if parent_process() else os.cpu_count()) as pool:
+            paths = [self.records.absolute(int(row)) for row in np.asarray(rows)]
+            decoded = list(pool.map(lambda path: decode(path, self.size), paths))
         return np.stack([pixels for pixels, _ in decoded]), np.array([size for _, size in decoded], dtype=np.int32)
 
 
@@ -168,18 +177,28 @@ class CachedImages:
 
     The file's name is a hash of all that its content depends on: format, size, every path with its byte count and
     modification time. It lies in `$VIREID_CACHE` or `~/.cache/vireid`; it is a copy of the data set and falls
-    under the data set's terms. One process makes a cache at a time, and clears away what killed ones have left.
+    under the data set's terms. One process makes a cache at a time, and clears away what killed ones have left;
+    a damaged cache is made again.
     """
 
     def __init__(self, records: Records, size: tuple[int, int], progress: Progress | None = None) -> None:
         folder = cache_folder() / cache_key(records, size)
-        if not folder.is_dir():
-            with alone(folder.parent) as held:
+        if not self._opens(folder, len(records), size):
+            with alone(folder.parent, waiting="another process decodes images into the cache: waiting for it") as held:
                 for left in folder.parent.glob(_TEMPORARY) if held else ():
                     shutil.rmtree(left, ignore_errors=True)  # another user's stays
-                if not folder.is_dir():
+                if not self._opens(folder, len(records), size):
+                    shutil.rmtree(folder, ignore_errors=True)
                     _build(records, size, folder, progress)
-        self.__setstate__(folder)
+                    self.__setstate__(folder)
+
+    def _opens(self, folder: Path, count: int, size: tuple[int, int]) -> bool:
+        """Open the cache, unless it is not there or a crash or a cleaner of old files has damaged it."""
+        try:
+            self.__setstate__(folder)
+        except (OSError, ValueError, EOFError):
+            return False
+        return self.pixels.shape == (count, *size, 3) and self.sizes.shape == (count, 2)
 
     def __getstate__(self) -> Path:
         """Return the cache's folder: a loader process maps the file instead of getting a copy."""
@@ -198,7 +217,7 @@ class CachedImages:
 
 def cache_folder() -> Path:
     """Return the folder of all caches."""
-    return Path(os.environ.get("VIREID_CACHE") or Path.home() / ".cache" / "vireid")
+    return Path(os.environ.get("VIREID_CACHE") or "~/.cache/vireid").expanduser()
 
 
 def cache_key(records: Records, size: tuple[int, int]) -> str:
@@ -209,14 +228,18 @@ def cache_key(records: Records, size: tuple[int, int]) -> str:
     """
     digest = hashlib.sha256(os.fsencode(f"{CACHE_FORMAT} {size} {records.root.resolve()}"))
     for row, path in enumerate(records.path):
-        try:
-            status = records.absolute(row).stat()
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"image {records.absolute(row)} is missing: restore it or take its row out of the data set"
-            ) from error
+        status = _status(records, row)
         digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:32]
+
+
+def _status(records: Records, row: int) -> os.stat_result:
+    try:
+        return records.absolute(row).stat()
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"image {records.absolute(row)} is missing: restore it or take its row out of the data set"
+        ) from error
 
 
 def _build(records: Records, size: tuple[int, int], folder: Path, progress: Progress | None) -> None:
@@ -238,7 +261,10 @@ def _build(records: Records, size: tuple[int, int], folder: Path, progress: Prog
                 if progress is not None:
                     progress(done, len(records))
         pixels.flush()
-        np.save(temporary / "sizes.npy", sizes)
+        with (temporary / "sizes.npy").open("wb") as stream:
+            np.save(stream, sizes)
+            stream.flush()
+            os.fsync(stream.fileno())
         _publish(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

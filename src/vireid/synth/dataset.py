@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import hashlib
 import json
 import os
@@ -10,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +23,7 @@ from PIL import Image
 from rich.console import Console
 
 from vireid.errors import InputError
-from vireid.files import require_utf8
+from vireid.files import alone, require_utf8
 from vireid.progress import progress_bar
 from vireid.records import RENDERED
 from vireid.synth.difficulty import PRESETS, Difficulty, Preset
@@ -83,11 +86,16 @@ def write_dataset(
     splits = {split: pids for split, pids in shares.split_ids(ids).items() if len(pids)}
     counts = {split: len(pids) for split, pids in splits.items()}
     card = {"version": VERSION, "layout": layout, "preset": preset, "ids": counts, "definition": asdict(chosen)}
-    card["hash"] = hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()[:16]
-    if _holds(folder, str(card["hash"])):
+    digest = hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()[:16]
+    card["hash"] = digest
+    if _holds(folder, digest):
         return folder
     items = list(LAYOUTS[layout].plan(chosen, splits))
-    _write(folder, items, layout, chosen, card, workers or os.cpu_count() or 1, console)
+    with alone(folder.parent, waiting=f"another process renders into {folder.parent}: waiting for it") as held:
+        for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp") if held else ():
+            shutil.rmtree(left, ignore_errors=True)
+        if not _holds(folder, digest):
+            _write(folder, items, layout, chosen, card, workers or os.cpu_count() or 1, console)
     return folder
 
 
@@ -135,9 +143,7 @@ def _write(
     workers: int,
     console: Console | None,
 ) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
         for parent in sorted({Path(item.path).parent for item in items}):
             (temporary / parent).mkdir(parents=True, exist_ok=True)
@@ -148,7 +154,11 @@ def _write(
         content = hashlib.sha256("".join(one.digest for one in written).encode()).hexdigest()[:16]
         text = json.dumps({**card, "images": len(items), "content": content}, indent=1)
         (temporary / RENDERED).write_text(text + "\n", encoding="utf-8")
-        temporary.replace(folder)
+        try:
+            temporary.replace(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not _holds(folder, card["hash"]):
+                raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -171,8 +181,20 @@ def _mapped(work: partial[list[_Written]], chunks: list[Sequence[Item]], workers
     if workers == 1 or len(chunks) == 1:
         yield from map(work, chunks)
         return
-    with ProcessPoolExecutor(min(workers, len(chunks)), mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(min(workers, len(chunks)), get_context("spawn"), _end_with_parent) as pool:
         yield from pool.map(work, chunks)
+
+
+def _end_with_parent() -> None:
+    """Let a worker end when its parent has been killed, which cannot tell it to."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def _write_chunk(items: Sequence[Item], folder: Path, seed: int, difficulty: Difficulty) -> list[_Written]:

@@ -73,7 +73,10 @@ class Bundles(Callback):
         """
         if len(self.records):
             evaluate_distances(self.protocol, self.records, _equal)
-            image_source(self.records, self.recipe.data.image_size, self.recipe.data.cache, progress)
+            source = image_source(self.records, self.recipe.data.image_size, self.recipe.data.cache, progress)
+            if not self.recipe.data.cache:
+                for rows in batched_rows(len(self.records)):
+                    source.read(rows)
         elif self.recipe.validation.split != "auto":
             lacks = f"{self.recipe.data.name} has no image of it for {self.protocol.name}"
             raise InputError(f"validation.split={self.split}: {lacks}, use auto or add some")
@@ -92,8 +95,9 @@ class Bundles(Callback):
         self.best = state_dict["best"]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Evaluate if it is due, then write the bundles."""
+        """Evaluate if it is due, then write the bundles; Lightning writes its checkpoint after this."""
         assert isinstance(pl_module, TrainingModule)
+        pl_module.require_finite()
         epoch = trainer.current_epoch + 1
         average_statistics(pl_module.method, self.ranks.size)
         every = self.recipe.validation.every
@@ -153,8 +157,13 @@ def _equal(query: Index, gallery: Index) -> DistanceBlock:
 
 def share_rows(count: int, size: int) -> list[NDArray[np.int64]]:
     """Deal whole batches of 0..count-1 out in turn: the features are then those of one process, bit for bit."""
-    batches = [np.arange(start, min(start + BATCH_SIZE, count)) for start in range(0, count, BATCH_SIZE)]
+    batches = batched_rows(count)
     return [np.concatenate([np.arange(0), *batches[rank::size]]) for rank in range(size)]
+
+
+def batched_rows(count: int) -> list[NDArray[np.int64]]:
+    """Return 0..count-1 in batches, as an evaluation embeds them."""
+    return [np.arange(start, min(start + BATCH_SIZE, count)) for start in range(0, count, BATCH_SIZE)]
 
 
 def validation_split(recipe: Recipe, records: Records, protocol: Protocol) -> str:

@@ -20,10 +20,13 @@ def open_log(run: Path, epochs: int) -> CSVLogger:
     if not is_rank_zero() or not path.is_file():
         return logger
     with path.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if None not in row.values()]  # a torn line lacks columns
-    for row in rows:
-        epoch, step = int(row.pop("epoch")), int(row.pop("step"))
-        if epoch < epochs:
-            logger.log_metrics({"epoch": epoch, **{name: float(value) for name, value in row.items() if value}}, step)
+        for row in csv.DictReader(file, restval="torn"):
+            try:
+                epoch, step = int(row.pop("epoch")), int(row.pop("step"))
+                values = {name: float(value) for name, value in row.items() if value}
+            except (ValueError, TypeError):  # a torn line, which lacks columns or ends inside a number
+                break
+            if epoch < epochs:
+                logger.log_metrics({"epoch": epoch, **values}, step)
     logger.save()
     return logger

@@ -23,6 +23,8 @@ from vireid.training.ranks import Ranks
 STEP = 1
 """Keeps the random numbers of a step, such as dropout's, from being those of its augmentation."""
 
+REMEDY = "lower the learning rate, set clip_norm or train with precision=32, in a new run"
+
 
 class TrainingModule(LightningModule):
     """Trains a `Method` by a `Recipe`.
@@ -120,6 +122,17 @@ class TrainingModule(LightningModule):
         """Log what the method tells about itself, such as the drift of its memories."""
         self.log_dict({f"statistics/{name}": value for name, value in self.method.statistics().items()})
 
+    def require_finite(self) -> None:
+        """Refuse weights that a gradient has broken, before they take the place of good ones.
+
+        Raises:
+            InputError: naming the first tensor.
+        """
+        tensors = [*self.method.named_parameters(), *self.method.named_buffers()]
+        broken = next((name for name, tensor in tensors if not torch.isfinite(tensor).all()), None)
+        kept = "; the checkpoint before is still good" if self.current_epoch else ""
+        self.ranks.agree(broken and f"{broken} is not finite after epoch {self.current_epoch}: {REMEDY}{kept}")
+
     def _log(self, values: dict[str, Tensor], batch_size: int) -> None:
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=batch_size)
         shown = {f"{name} ": value for name, value in values.items()}
@@ -145,8 +158,7 @@ class TrainingModule(LightningModule):
         terms = [name for name in broken if not name.startswith("loss_")]
         return (
             f"loss term {', '.join(terms) or 'sum'} became {next(iter(broken.values())):g} in epoch "
-            f"{self.current_epoch}, batch {batch_idx}: lower the learning rate, set clip_norm or train with "
-            "precision=32, in a new run"
+            f"{self.current_epoch}, batch {batch_idx}: {REMEDY}"
         )
 
 

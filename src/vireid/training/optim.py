@@ -22,7 +22,8 @@ def build_optimizers(method: Method, recipes: dict[str, OptimizerOptions]) -> di
     Every torch group carries `name`, `base_lr`, the learning rate before the schedule, and `clip`.
 
     Raises:
-        InputError: when a group asks for an optimiser, or a recipe names a group or a phase, that does not exist.
+        InputError: when a group asks for an optimiser, or a recipe names a group or a phase, that does not exist, or a
+            phase has no optimiser.
     """
     for name, options in recipes.items():
         if options.phase not in method.phases:
@@ -37,6 +38,9 @@ def build_optimizers(method: Method, recipes: dict[str, OptimizerOptions]) -> di
     for group in groups:
         if group.optimizer not in recipes:
             raise InputError(f"the recipe lacks optimizers.{group.optimizer}, which parameter group {group.name} needs")
+    taught = {options.phase for options in recipes.values()}
+    if idle := [phase for phase in method.phases if phase not in taught]:
+        raise InputError(f"no optimiser minimises the losses of phase {idle[0]}: set optimizers.NAME.phase={idle[0]}")
     biases = {id(p) for name, p in method.named_parameters() if "bias" in name.rpartition(".")[2]}
     return {name: _build(name, options, groups, biases) for name, options in recipes.items()}
 

@@ -44,6 +44,5 @@ class PhasePrecision(MixedPrecision):
 
 
 def loss_scaling(precision: Precision, device: torch.device) -> list[PhasePrecision]:
-    """Return the plugin of float16 on a GPU, else none: on a CPU Lightning takes bfloat16 in its place."""
-    scaled = precision.name == "16" and device.type == "cuda"
-    return [PhasePrecision("16-mixed", device.type)] if scaled else []
+    """Return the plugin of float16, which is for GPUs, else none."""
+    return [PhasePrecision("16-mixed", device.type)] if precision.name == "16" else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from lightning import Trainer
 from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from numpy.typing import NDArray
 from timm.layers import convert_sync_batchnorm
 from torch import nn
@@ -28,6 +30,9 @@ M = TypeVar("M", bound=nn.Module)
 
 PATIENCE = timedelta(days=1)
 """How long ranks wait for rank zero while it ranks a test set."""
+
+TERMINATED, INTERRUPTED = 128 + signal.SIGTERM, 128 + signal.SIGINT
+"""Exit codes of a training that a signal has stopped."""
 
 
 class Launch(NamedTuple):
@@ -199,7 +204,10 @@ def average_statistics(module: nn.Module, size: int) -> None:
 
 @contextmanager
 def one_voice(trainer: Trainer) -> Iterator[None]:
-    """End all processes of a launch with the one sentence of the rank that failed."""
+    """End all processes of a launch with the one sentence of the rank that failed.
+
+    A training that was asked to stop ends with the code of its signal, which Lightning turns into 0 or 1.
+    """
     try:
         yield
     except BaseException as error:
@@ -208,6 +216,10 @@ def one_voice(trainer: Trainer) -> Iterator[None]:
         children.clear()  # or Lightning, finding them dead, would kill this process before it has spoken
         for child in stopped:
             child.kill()
+        if isinstance(error, SIGTERMException):
+            raise SystemExit(TERMINATED) from error
+        if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+            raise SystemExit(INTERRUPTED) from error
         if isinstance(error, InputError) and not is_rank_zero():
             raise InputError(f"rank {rank_zero_only.rank}: {error}") from error
         if isinstance(error, RuntimeError) and trainer.world_size > 1 and "Connection" in str(error):

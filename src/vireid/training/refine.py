@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
@@ -12,6 +14,7 @@ import numpy as np
 import torch
 from lightning import LightningDataModule
 from numpy.typing import NDArray
+from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Generator, Tensor
@@ -19,7 +22,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from vireid.bundle import bundle_digest, resolve_bundle
 from vireid.data.datamodule import ImageBatches, as_is, image_source, loader, training_rows
-from vireid.data.images import Progress
 from vireid.data.sampler import epoch_batches
 from vireid.data.sequences import epoch_sequences, steps_per_epoch
 from vireid.embedder import Embedder
@@ -30,6 +32,7 @@ from vireid.files import replacing
 from vireid.methods import Method, Refiner, method_class
 from vireid.methods.nformer import NFormer
 from vireid.nn import fill_poses
+from vireid.progress import progress_bar
 from vireid.recipe import Recipe
 from vireid.records import Batch, LabelMap, Records
 from vireid.training.callbacks import Bundles
@@ -51,7 +54,7 @@ def resolve_encoder(recipe: Recipe) -> Recipe:
         return recipe
     if recipe.encoder is None:
         raise InputError(f"{recipe.method} refines the features of a trained model: pass --set encoder=RUN_OR_BUNDLE")
-    bundle = resolve_bundle(recipe.encoder).resolve()
+    bundle = resolve_bundle(recipe.encoder.expanduser()).resolve()
     encoder = Embedder.load(bundle)
     data = recipe.data.model_copy(update={"image_size": encoder.image_size})
     options = recipe.options.model_copy(update={"input_dim": encoder.method.embedding_dim})
@@ -77,18 +80,20 @@ class FeatureSequences(LightningDataModule):
         records: the training rows.
         label_map: contiguous labels of the sorted identities.
         digest: the encoder's.
+        rows: digest of the images and the columns that the features belong to.
         steps: batches per epoch.
     """
 
-    def __init__(self, recipe: Recipe, records: Records, run: Path, progress: Progress | None = None) -> None:
+    def __init__(self, recipe: Recipe, records: Records, run: Path, console: Console | None = None) -> None:
         super().__init__()
         assert recipe.encoder is not None
-        self.recipe, self.run, self.progress = recipe, run, progress
+        self.recipe, self.run, self.console = recipe, run, console
         self.records = training_rows(records, recipe)
         self.label_map = LabelMap.of(self.records.pid)
         self.labels = self.label_map.labels(self.records.pid)
         self.encoder = Embedder.load(recipe.encoder, precision=recipe.precision)
         self.digest = bundle_digest(recipe.encoder)
+        self.rows = rows_digest(self.records)
         views = recipe.sequences.pool_views == "train"
         self.steps = steps_per_epoch(sum(map(len, self._batches(0))) if views else len(self.records), recipe.sequences)
         self.method: NFormer | None = None
@@ -97,16 +102,22 @@ class FeatureSequences(LightningDataModule):
         """Embed the training images, unless the run folder holds their features."""
         path = self.run / TABLE
         if not path.is_file():
-            features = self.encoder.extract(self.records, cache=self.recipe.data.cache, progress=self.progress)
+            with progress_bar("embedding the training images", self.console) as show:
+                features = self.encoder.extract(self.records, cache=self.recipe.data.cache, progress=show)
+            metadata = {"encoder": self.digest, "rows": self.rows}
             with replacing(path) as temporary:
-                save_file({"global": features["global"].contiguous()}, temporary, metadata={"encoder": self.digest})
+                save_file({"global": features["global"].contiguous()}, temporary, metadata=metadata)
 
     def setup(self, stage: str | None = None) -> None:
         """Read the features, and train the projection of a refiner that is new."""
         path = self.run / TABLE
         with safe_open(path, framework="pt") as file:
-            if file.metadata()["encoder"] != self.digest:
+            made_of = file.metadata()
+            if made_of["encoder"] != self.digest:
                 raise InputError(f"encoder {self.recipe.encoder} has changed since {path} was made: start a new run")
+            if made_of.get("rows") != self.rows:
+                data = f"{self.recipe.data.name} at {self.recipe.data.root}"
+                raise InputError(f"{data} has other training images than {path}: restore it or start a new run")
             self.table: Tensor = file.get_tensor("global")
         if self.method is not None and self.method.projection is not None and not self.trained:
             train_projection(self.method, self.table, self.labels, self.records.modality, self.recipe)
@@ -170,6 +181,12 @@ class FeatureSequences(LightningDataModule):
         return epoch_batches(
             self.labels, self.records.modality, self.recipe.sampling, seed=self.recipe.seed, epoch=epoch
         )
+
+
+def rows_digest(records: Records) -> str:
+    """Return the SHA-256 of a table's images, identities, cameras and modalities, in their order."""
+    columns = (records.path, records.pid, records.camid, records.modality)
+    return hashlib.sha256(json.dumps([column.tolist() for column in columns]).encode()).hexdigest()
 
 
 class SequenceBatches(Dataset[Batch]):

@@ -6,7 +6,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -19,13 +19,13 @@ from rich.markup import escape
 from vireid.allocator import kept_memory
 from vireid.bundle import BundleCard
 from vireid.data import find_dataset, open_dataset, require_root, title_of
-from vireid.data.datamodule import TrainingData, describe_split
+from vireid.data.datamodule import TrainingData, describe_split, image_source
 from vireid.data.findings import count_findings
 from vireid.embedder import pose_notice
 from vireid.environment import describe_environment, git_commit
 from vireid.errors import InputError
 from vireid.evaluation.evaluate import find_protocols
-from vireid.files import alone, write_text
+from vireid.files import alone, require_folder_place, write_text
 from vireid.methods import Method, build, require_statistics
 from vireid.precision import Precision, choose_precision, default_device
 from vireid.progress import progress_bar
@@ -38,6 +38,8 @@ from vireid.training.module import TrainingModule
 from vireid.training.optim import build_optimizers
 from vireid.training.precision import loss_scaling
 from vireid.training.ranks import (
+    INTERRUPTED,
+    TERMINATED,
     Launch,
     build_strategy,
     is_rank_zero,
@@ -71,7 +73,7 @@ def train(recipe: Recipe, run: Path, *, console: Console | None = None, devices:
     _require_new(run)
     data = recipe.data.model_copy(update={"root": _require_root(recipe).resolve()})
     recipe = resolve_encoder(recipe.model_copy(update={"data": data, "backbone": recipe.backbone.resolved()}))
-    return _fit(recipe, run, console or Console(), launch, resumed=False)
+    return _fit(recipe, run, console or Console(), launch, None, _held(run, resumed=False))
 
 
 def resume(run: Path, *, console: Console | None = None, devices: int = 1, num_nodes: int = 1) -> Path:
@@ -84,7 +86,9 @@ def resume(run: Path, *, console: Console | None = None, devices: int = 1, num_n
     launch = plan_launch(devices, num_nodes)
     if not (run / "recipe.yaml").is_file():
         raise InputError(f"{run} is no run folder (it has no recipe.yaml): start one with vireid train … --out {run}")
-    return _fit(load_recipe(run / "recipe.yaml"), run, console or Console(), launch, resumed=True)
+    with _held(run, resumed=True):  # first, so that no other process goes on from here meanwhile
+        recipe = load_recipe(run / "recipe.yaml")
+        return _fit(recipe, run, console or Console(), launch, latest_checkpoint(run), nullcontext())
 
 
 def open_records(recipe: Recipe) -> Records:
@@ -92,23 +96,36 @@ def open_records(recipe: Recipe) -> Records:
     return open_dataset(recipe.data.name, _require_root(recipe), **recipe.data.options)
 
 
-def _fit(recipe: Recipe, run: Path, console: Console, launch: Launch, *, resumed: bool) -> Path:
-    checkpoint = latest_checkpoint(run) if resumed else None
+def _fit(
+    recipe: Recipe,
+    run: Path,
+    console: Console,
+    launch: Launch,
+    checkpoint: Path | None,
+    held: AbstractContextManager[None],
+) -> Path:
+    """Train from the checkpoint on, if there is one; `held` keeps others out of the run folder once nothing is refused.
+
+    Returns:
+        The `last` bundle.
+    """
     console.quiet = console.quiet or not is_rank_zero()
+    if recipe.precision == "16" and default_device().type != "cuda":
+        raise InputError("precision=16 needs a GPU: use bf16 or 32")
     seed_everything(recipe.seed, workers=True, verbose=False)
     records = open_records(recipe)
     named = recipe.validation.protocol
     protocol = find_protocols(() if named is None else (named,), recipe.data.name)[0]
     refines = recipe.encoder is not None
     with progress_bar("decoding images into the cache", console) as show:
-        data = FeatureSequences(recipe, records, run, show) if refines else TrainingData(recipe, records, show)
+        data = FeatureSequences(recipe, records, run, console) if refines else TrainingData(recipe, records)
         # the method first, so that what is refused leaves nothing behind
         method = _build(recipe, data, launch, trained=checkpoint is not None)
         card = _card(recipe, data, method)
         bundles = (RefinerBundles if refines else Bundles)(run, recipe, card, records, protocol, console)
         if is_rank_zero():
             bundles.check(show)
-            data.prepare_data()
+            image_source(data.records, recipe.data.image_size, recipe.data.cache, show)
     if isinstance(data, FeatureSequences):
         data.attach(method, trained=checkpoint is not None)
     if launch.size > 1 and recipe.sync_norm and default_device().type == "cuda":
@@ -118,19 +135,30 @@ def _fit(recipe: Recipe, run: Path, console: Console, launch: Launch, *, resumed
     _announce(recipe, data, bundles, precision, console)
     if notice := pose_notice(method, data.records.keypoints, len(data.records)):
         console.print(f"[yellow]without pose:[/yellow] {escape(notice)}", soft_wrap=True)
-    with _held(run, resumed), _quiet_lightning():
+    with held, _quiet_lightning():
         if is_rank_zero() and checkpoint is None:
             write_text(run / "recipe.yaml", save_recipe(recipe))
             write_text(run / "environment.json", json.dumps(describe_environment(), indent=2) + "\n")
+        if is_rank_zero():
+            data.prepare_data()
         log = open_log(run, trained_epochs(checkpoint))
         trainer = _trainer(recipe, run, log, data.steps, bundles, precision, launch)
-        with one_voice(trainer), kept_memory(default_device()):
-            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        try:
+            with one_voice(trainer), kept_memory(default_device()):
+                trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        except SystemExit as error:
+            if error.code in (TERMINATED, INTERRUPTED):
+                where = f"stopped in epoch {trainer.current_epoch + 1}"
+                console.print(f"{where}: go on with `vireid train --resume {escape(str(run))}`", soft_wrap=True)
+            raise
     return run / "last.safetensors"
 
 
 def _require_new(run: Path) -> None:
-    if is_rank_zero() and (run / "recipe.yaml").exists():
+    if not is_rank_zero():
+        return
+    require_folder_place(run)
+    if (run / "recipe.yaml").exists():
         raise InputError(f"run folder {run} holds a run already: pass --resume {run}, or another --out")
 
 
@@ -212,7 +240,7 @@ def _trainer(
 ) -> Trainer:
     scaling = loss_scaling(precision, default_device())
     return Trainer(
-        accelerator="auto",
+        accelerator="gpu" if default_device().type == "cuda" else "cpu",
         strategy=build_strategy(launch),
         devices=launch.devices,
         num_nodes=launch.num_nodes,
