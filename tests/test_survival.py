@@ -39,7 +39,7 @@ def test_killed_runs_end_like_the_uninterrupted_one(manifest):
 def test_a_stopped_training_says_how_to_go_on(sent, code, tiny_recipe, tmp_path, monkeypatch):
     """Lightning ends with 0 after SIGTERM, as if the run were finished, and with 1 after Ctrl-C, leaving it ignored."""
     console = Console(file=io.StringIO())
-    handler = signal.getsignal(signal.SIGINT)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr(AGW, "after_step", lambda self: os.kill(os.getpid(), sent))
     try:
         with pytest.raises(SystemExit) as ended:
