@@ -586,7 +586,7 @@ def test_swap_grid(hicmd_run, run, manifest, tmp_path):
     files = [str(manifest / "visible_0_0.jpg"), "--infrared", str(manifest / "infrared_1_0.jpg")]
     assert CliRunner().invoke(app, ["plots", "swap", bundle, *files, "--out", str(tmp_path / "two.svg")]).exit_code == 0
     tinted, grey = tmp_path / "tinted.png", tmp_path / "grey.png"
-    Image.open(manifest / "visible_0_0.jpg").save(tinted)
+    Image.open(manifest / "visible_0_0.jpg").resize(SIZE[::-1]).save(tinted)
     Image.open(tinted).convert("L").save(grey)
     for picture in (tinted, grey):
         command("plots", "swap", bundle, "--infrared", picture, "--out", picture.with_suffix(".out.png"))

@@ -39,13 +39,15 @@ def test_killed_runs_end_like_the_uninterrupted_one(manifest):
 def test_a_stopped_training_says_how_to_go_on(sent, code, tiny_recipe, tmp_path, monkeypatch):
     """Lightning ends with 0 after SIGTERM, as if the run were finished, and with 1 after Ctrl-C, leaving it ignored."""
     console = Console(file=io.StringIO())
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    handlers = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}  # as in a process of its own
+    before = {one: signal.signal(one, handler) for one, handler in handlers.items()}
     monkeypatch.setattr(AGW, "after_step", lambda self: os.kill(os.getpid(), sent))
     try:
         with pytest.raises(SystemExit) as ended:
             train(load_recipe(tiny_recipe), tmp_path / "run", console=console)
     finally:
-        signal.signal(signal.SIGINT, handler)
+        for one, handler in before.items():
+            signal.signal(one, handler)
     assert ended.value.code == code
     remedy = f"stopped in epoch 1: go on with `vireid train --resume {tmp_path / 'run'}`"
     assert console.file.getvalue().splitlines()[-1] == remedy

@@ -264,7 +264,7 @@ def test_who_comes_second_where_there_are_no_locks_takes_the_first_one_s_folder(
     def render(items, *_):
         shutil.copytree(small, tmp_path / "one")
         if not same:
-            (tmp_path / "one" / dataset.CARD).unlink()
+            (tmp_path / "one" / dataset.RENDERED).unlink()
         return [dataset._Written("", np.zeros((18, 3), np.float32)) for _ in items]
 
     monkeypatch.setattr(dataset, "alone", lambda *_, **__: nullcontext(False))
