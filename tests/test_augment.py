@@ -81,6 +81,7 @@ def test_erasing_frequency_area_and_values():
     assert torch.equal(rows * columns, erased[hit].sum((1, 2)))  # one rectangle each
     assert rows.max() < 72
     assert columns.max() < 36
+    assert torch.equal(ChannelRandomErasing(p=0)(images[:9], generator(2)), images[:9])
 
 
 def test_erasing_per_channel_draws_three_rectangles():

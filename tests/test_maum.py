@@ -86,7 +86,9 @@ def test_gradients_pull_the_farthest_positive_hardest():
     z = loss._negative(negative).logsumexp(0) + loss._positive(positive).logsumexp(0)
     F.softplus(z).backward()
     assert float(z.detach()) == pytest.approx(3.1294036962)
+    assert float(z.sigmoid().detach()) == pytest.approx(0.9580894555)
     assert positive.grad.tolist() == pytest.approx([-1.142071, -8.438824], abs=1e-6)
+    assert float(positive.grad[1] / positive.grad[0]) == pytest.approx(math.e**2)
     assert negative.grad.tolist() == pytest.approx([9.557205, 0.023690], abs=1e-6)
     assert float(negative.grad.sum()) == pytest.approx(9.580895, abs=1e-6)
 

@@ -199,8 +199,10 @@ def test_sine_positions():
 def test_only_positions_tell_parts_apart(position, same):
     torch.manual_seed(0)
     transformer = PartTransformer(8, SPOTOptions(parts=4, tpi_heads=2, tpi_ffn=8, position=position)).eval()
-    parts = torch.randn(2, 4, 8)
-    assert torch.allclose(transformer(parts), transformer(parts[:, [2, 0, 3, 1]]), atol=1e-5) == same
+    parts, order = torch.randn(2, 4, 8), [2, 0, 3, 1]
+    assert torch.allclose(transformer(parts), transformer(parts[:, order]), atol=1e-5) == same
+    each, moved = (transformer.encoder(p + transformer.position) for p in (parts, parts[:, order]))
+    assert torch.allclose(each[:, order], moved, atol=1e-5) == same
 
 
 def test_part_gate_starts_as_the_mean():
@@ -381,11 +383,6 @@ def test_degenerate_batches_are_finite_in_half_precision(model, change, modality
     total.backward()
     assert torch.isfinite(total)
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
-
-
-def test_batch_hard_triplet_of_the_card():
-    points = torch.tensor([[0.0], [2], [1], [1.5]])
-    assert batch_hard_triplet(points, torch.tensor([0, 0, 1, 1]), 0.3).item() == pytest.approx(0.85)
 
 
 # Where poses come from
