@@ -1,7 +1,9 @@
 """Fixtures that several tests share."""
 
 import os
+import signal
 import time
+from uuid import uuid4
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a busy machine slows spinning threads tenfold
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
@@ -77,6 +79,9 @@ def postgres(tmp_path_factory):
         server = pgserver.get_server(tmp_path_factory.mktemp("postgres"))
     await_connection(server.get_uri())
     yield server
+    postmaster = server.get_postmaster_info().process
+    postmaster.send_signal(signal.SIGQUIT)  # at once: `cleanup` alone waits until all is on a disk that may be busy
+    postmaster.wait(60)
     server.cleanup()
 
 
@@ -97,7 +102,7 @@ def location(request, tmp_path):
     """A place for a new gallery."""
     if request.param == "sqlite":
         return tmp_path / "station"
-    server, name = request.getfixturevalue("postgres"), f"db{abs(hash(request.node.name))}"
+    server, name = request.getfixturevalue("postgres"), f"db{uuid4().hex}"
     with pytest.importorskip("psycopg").connect(server.get_uri(), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
     return server.get_uri(database=name)
