@@ -6,6 +6,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from batches import make_batch
 from command_runs import checkpoint_and_bundle, command, train_by_command
 from vireid.cli import app
 from vireid.errors import InputError
@@ -14,19 +15,12 @@ from vireid.methods import build
 from vireid.methods.cmlspge import CMLSPGEOptions, GlobalEnhancement, part_triplet
 from vireid.nn import CBAM, AveragePool, NonLocalBlock, StripeHead
 from vireid.recipe import load_recipe, packaged_recipe, packaged_recipes
-from vireid.records import Batch
 
 LITE = {"weights": "none"}
 UNIT = torch.eye(8)
 V1, T1, V2, T2 = (UNIT[rows] for rows in ([0, 1, 2, 3], [1, 2, 3, 4], [4, 5, 6, 7], [5, 6, 7, 0]))
 FOUR = torch.stack([V1, T1, V2, T2])
 PIDS, MODALITY = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])
-
-
-def make_batch(pid, modality, size=(64, 32)):
-    zeros = torch.zeros(len(pid), dtype=torch.int64)
-    images = torch.rand(len(pid), 3, *size, generator=torch.Generator().manual_seed(0))
-    return Batch(images, torch.tensor(modality), torch.tensor(pid), zeros, zeros)
 
 
 def tiny(**options):

@@ -5,17 +5,15 @@ import math
 import pytest
 import torch
 
+from batches import PLANE, PLANE_PIDS, make_batch
 from vireid.losses import CenterLoss, WeightedRegularizedTriplet, batch_hard_triplet, weighted_distances
 from vireid.losses.triplet import _exact_weights, _reference_weights
 from vireid.methods import build
 from vireid.nn.neck import IdentityClassifier
 from vireid.nn.stripes import StripeClassifier
-from vireid.records import Batch
 
 LINE = torch.tensor([[0.0], [1], [3], [5]], dtype=torch.float64)
 LINE_PIDS = torch.tensor([0, 0, 1, 1])
-PLANE = torch.tensor([[0.0, 0], [1, 0], [0, 2], [3, 3], [4, 3], [3, 5]], dtype=torch.float64)
-PLANE_PIDS = torch.tensor([0, 0, 0, 1, 1, 1])
 
 
 @pytest.mark.parametrize(
@@ -135,8 +133,7 @@ def test_label_smoothing_reaches_every_identity_loss(name, options, smoothing, e
     for kind in (IdentityClassifier, StripeClassifier):
         monkeypatch.setattr(kind, "forward", lambda _, x: torch.tensor([2.0, 0, -1]).expand(*x.shape[:-1], 3))
     method = build(name, num_classes=3, backbone={"weights": "none"}, label_smoothing=smoothing, **options)
-    zeros = torch.zeros(4, dtype=torch.int64)
-    terms = method.losses(Batch(torch.rand(4, 3, 64, 32), torch.arange(4) % 2, zeros, zeros, zeros))
+    terms = method.losses(make_batch([0] * 4, [0, 1] * 2))
     found = {term: float(value) for term, value in terms.items() if term.startswith("id")}
     assert found == pytest.approx(dict.fromkeys(found, expected), abs=1e-4)
     assert found

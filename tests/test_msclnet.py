@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from batches import make_batch
 from command_runs import checkpoint_and_bundle, command, train_by_command
 from vireid.errors import InputError
 from vireid.losses import (
@@ -45,14 +46,7 @@ def tiny(**options):
     return build("msclnet", num_classes=3, backbone=RESNET18, **{**SMALL, **options})
 
 
-def make_batch(pid, modality, camid=None):
-    pid, modality = torch.tensor(pid), torch.tensor(modality)
-    images = torch.rand(len(pid), 3, 64, 32, generator=torch.Generator().manual_seed(0))
-    camid = modality * 3 if camid is None else torch.tensor(camid)
-    return Batch(images, modality, pid, camid, torch.zeros_like(pid))
-
-
-BATCH = make_batch([0, 1, 0, 0, 1, 1, 0, 2], [0, 1, 1, 0, 0, 1, 1, 0], [1, 3, 6, 2, 1, 3, 3, 4])
+BATCH = make_batch([0, 1, 0, 0, 1, 1, 0, 2], [0, 1, 1, 0, 0, 1, 1, 0], camid=[1, 3, 6, 2, 1, 3, 3, 4])
 
 
 def loss_of(terms):
@@ -412,7 +406,7 @@ def test_what_is_aggregated_by_which_key(changes, keys, monkeypatch):
         "vireid.losses.cascade.cascaded_aggregation",
         lambda *a: seen.append(a) or cascaded_aggregation(*a),
     )
-    tiny(weights=only("sub"), **changes).losses(make_batch([0, 0, 0], [0, 0, 1], [1, 2, 3]))
+    tiny(weights=only("sub"), **changes).losses(make_batch([0, 0, 0], [0, 0, 1], camid=[1, 2, 3]))
     _, pids, subclass, normalized, inter = seen[0]
     names = sorted(set(keys))
     assert [names.index(key) for key in keys] == subclass.tolist()

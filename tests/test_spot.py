@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from batches import make_batch, make_keypoints, raw
 from command_runs import checkpoint_and_bundle, command, train_by_command
 from vireid.data import open_dataset
 from vireid.data.augment import Augment, flip_keypoints
@@ -27,18 +28,8 @@ NARROW = {"structure_dim": 16, "attention_dim": 8, "tpi_dim": 16, "tpi_heads": 2
 SIZE = (64, 32)
 
 
-def make_keypoints(n, size=SIZE, seed=0):
-    rng = torch.Generator().manual_seed(seed)
-    scale, shift = torch.tensor([size[1] - 1, size[0] - 1, 0.5]), torch.tensor([0, 0, 0.5])
-    return torch.rand(n, 18, 3, generator=rng) * scale + shift
-
-
-def make_batch(modality=(0, 0, 0, 0, 1, 1, 1, 1), pid=(0, 0, 1, 1, 0, 0, 1, 1), keypoints=True):
-    n = len(modality)
-    zeros = torch.zeros(n, dtype=torch.int64)
-    images = torch.rand(n, 3, *SIZE, generator=torch.Generator().manual_seed(0))
-    points = make_keypoints(n) if keypoints else None
-    return Batch(images, torch.tensor(modality), torch.tensor(pid), zeros, zeros, points)
+def posed_batch(pid=(0, 0, 1, 1) * 2, **columns):
+    return make_batch(pid, keypoints=make_keypoints(len(pid)), **columns)
 
 
 def tiny(**options):
@@ -297,13 +288,13 @@ EVERYTHING = {"network.", "relation", "theta", "tpi", "gamma"} | ATTENTION | OWN
     ],
 )
 def test_gradient_routes(model, branch, routes):
-    terms = model.losses(make_batch())
+    terms = model.losses(posed_batch())
     own = [terms[f"id_{branch}"], terms[f"triplet_{branch}"]]
     assert reached(model, own, EVERYTHING) == routes | {f"necks.{branch}", f"classifiers.{branch}"}
 
 
 def test_total_loss_is_the_weighted_sum(model):
-    batch = make_batch()
+    batch = posed_batch()
     model.train()
     torch.manual_seed(1)
     f = model.branches(model.encode(batch.images, batch.modality, batch.keypoints))
@@ -336,7 +327,7 @@ def test_total_loss_is_the_weighted_sum(model):
 )
 def test_ladder_forms(options, terms, dim):
     spot = tiny(**options)
-    assert set(spot.losses(make_batch())) == {f"{kind}_{name}" for kind in ("id", "triplet") for name in terms}
+    assert set(spot.losses(posed_batch())) == {f"{kind}_{name}" for kind in ("id", "triplet") for name in terms}
     spot.eval()
     with torch.no_grad():
         found = spot.features(torch.rand(2, 3, *SIZE), torch.tensor([0, 1]))["global"]
@@ -347,7 +338,7 @@ def test_ladder_forms(options, terms, dim):
 
 
 def test_diversity_penalty_is_the_mean_squared_cosine():
-    spot, batch = tiny(diversity_weight=2.0), make_batch()
+    spot, batch = tiny(diversity_weight=2.0), posed_batch()
     masks = spot.encode(batch.images, batch.modality, batch.keypoints).masks.flatten(2)
     cosine = torch.nn.functional.cosine_similarity
     pairs = [cosine(m[i], m[j], dim=0) for m in masks for i in range(3) for j in range(3) if i != j]
@@ -375,7 +366,7 @@ def outside(points):
 @pytest.mark.parametrize("change", [no_scores, few_joints, outside])
 @pytest.mark.parametrize("modality", [0, 1])
 def test_degenerate_batches_are_finite_in_half_precision(model, change, modality):
-    batch = make_batch((modality,) * 4, (0, 0, 1, 1))
+    batch = posed_batch(pid=(0, 0, 1, 1), modality=(modality,) * 4)
     batch.keypoints = change(batch.keypoints)
     model.zero_grad(set_to_none=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -389,20 +380,19 @@ def test_degenerate_batches_are_finite_in_half_precision(model, change, modality
 
 
 def test_template_moves_with_the_image_and_poses_can_be_dropped():
-    raw = make_batch()
-    raw.images = (raw.images * 255).to(torch.uint8)
+    batch = raw(posed_batch())
     generator = torch.Generator().manual_seed(0)
-    raw.keypoints[1] = torch.nan
-    prepared = tiny().prepare(raw, generator).keypoints
-    assert torch.equal(prepared[0], raw.keypoints[0])
+    batch.keypoints[1] = torch.nan
+    prepared = tiny().prepare(batch, generator).keypoints
+    assert torch.equal(prepared[0], batch.keypoints[0])
     assert torch.equal(prepared[1], standing_template(SIZE))
-    always = tiny(pose="template").prepare(raw, generator)
+    always = tiny(pose="template").prepare(batch, generator)
     assert torch.equal(always.keypoints, standing_template(SIZE).expand(8, -1, -1))
     moved = Augment(pad=5)(always, (0.0,) * 3, (1.0,) * 3, generator).keypoints
     shift = moved - always.keypoints
     assert len(shift[:, 0, :2].unique(dim=0)) > 4
     assert torch.allclose(shift, shift[:, :1].expand_as(shift), atol=1e-4)
-    many = Batch(*(column.repeat_interleave(250, 0) for column in vars(raw).values()))
+    many = Batch(*(column.repeat_interleave(250, 0) for column in vars(batch).values()))
     dropped = tiny(pose_dropout=0.25).prepare(many, generator).keypoints
     share = (dropped == standing_template(SIZE)).all((1, 2))[:250].float().mean().item()
     assert share == pytest.approx(0.25, abs=0.08)
@@ -422,15 +412,15 @@ def test_without_a_branch_that_reads_structure_there_is_none():
     for options in ({"asr": False}, {"asr_input": "appearance"}):
         spot = tiny(tpi=False, **options)
         assert (spot.relation, spot.side_inputs) == (None, ())
-        assert all(term.isfinite() for term in spot.losses(make_batch()).values())
+        assert all(term.isfinite() for term in spot.losses(posed_batch()).values())
 
 
 def test_learned_poses_are_trained():
     spot = tiny(pose="learned")
-    raw = make_batch(keypoints=False)
-    assert spot.prepare(raw, torch.Generator()) is raw
-    assert reached(spot, list(spot.losses(raw).values()), {"joints"}) == {"joints"}
-    maps = spot.encode(raw.images, raw.modality)
+    batch = make_batch()
+    assert spot.prepare(batch, torch.Generator()) is batch
+    assert reached(spot, list(spot.losses(batch).values()), {"joints"}) == {"joints"}
+    maps = spot.encode(batch.images, batch.modality)
     assert maps.heatmaps.shape == (8, 18, 16, 8)
     assert ((maps.heatmaps > 0) & (maps.heatmaps < 1)).all()
 
