@@ -1,8 +1,10 @@
 """Fixtures that several tests share."""
 
 import os
+import shutil
 import signal
 import time
+from functools import cache
 from uuid import uuid4
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a busy machine slows spinning threads tenfold
@@ -69,6 +71,36 @@ def run(tiny_recipe, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
     train(load_recipe(tiny_recipe), folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def posed(manifest, tmp_path_factory):
+    """The manifest with key-points for all images but those of camera 3 in training."""
+    from batches import make_keypoints
+    from vireid.data import open_dataset
+
+    root = shutil.copytree(manifest, tmp_path_factory.mktemp("posed") / "manifest")
+    records = open_dataset("manifest", root)
+    known = ~((records.split == "train") & (records.camid == 3))
+    path = records.path[known].astype(str)
+    np.savez(root / "keypoints.npz", path=path, kpts=make_keypoints(len(path)).numpy())
+    return root
+
+
+@pytest.fixture(scope="session")
+def method_run(tiny_recipe, posed, tmp_path_factory):
+    """Return a method's tiny run, made by the command line once, and what was printed."""
+    from command_runs import RUNS, train_by_command
+
+    @cache
+    def train(name):
+        recipe = {**tiny_recipe, "method": name, **RUNS[name]}
+        recipe["data"] = {**tiny_recipe["data"], **RUNS[name].get("data", {})}
+        if name == "spot":
+            recipe["data"]["root"] = str(posed)
+        return train_by_command(tmp_path_factory.mktemp(name), recipe)
+
+    return train
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from batches import PLANE, PLANE_PIDS, make_batch, raw
-from command_runs import checkpoint_and_bundle, command, train_by_command
+from command_runs import command
 from vireid.data.augment import Augment, ChannelExchange, ViewAugment
 from vireid.embedder import Embedder
 from vireid.errors import InputError
@@ -234,15 +234,8 @@ def test_finite_in_half_precision(data):
     assert all(torch.isfinite(p.grad).all() for p in caj.parameters() if p.grad is not None)
 
 
-def test_train_and_evaluate_from_the_command_line(tiny_recipe, tmp_path):
-    shipped = load_recipe(packaged_recipe("caj", "synthetic"))
-    values = {**tiny_recipe, "method": "caj", "options": {"consistency_weight": 1.0}}
-    values["augment"] = {**shipped.augment.model_dump(mode="json"), "pad": 3}
-    out, _ = train_by_command(tmp_path, values)
+def test_run_from_the_command_line(method_run):
+    out, _ = method_run("caj")
     columns = (out / "logs" / "metrics.csv").read_text().splitlines()[0].split(",")
     assert {"id", "triplet", "consistency"} <= set(columns)
     command("evaluate", out, "--flip")
-    images, modality = torch.rand(3, 3, 64, 32), torch.tensor([0, 1, 0])
-    with torch.no_grad():
-        expected, found = (m.features(images, modality)["global"] for m in checkpoint_and_bundle(out))
-    assert torch.allclose(found, expected, atol=1e-5)

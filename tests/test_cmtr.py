@@ -10,10 +10,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from batches import make_batch, raw
-from command_runs import checkpoint_and_bundle, command, train_by_command
+from command_runs import HYBRID, command
 from vireid.attention import draw_attention
 from vireid.bundle import BundleCard, load_bundle, save_bundle
 from vireid.data.augment import Augment
@@ -30,7 +29,6 @@ from vireid.training.module import TrainingModule
 from vireid.training.optim import build_optimizers, lr_factor
 
 TINY_VIT = {"name": "vit_tiny_patch16_224", "weights": "none"}
-HYBRID = {"image_size": (64, 32), "drop_path": 0.0, "hybrid": {"dim": 32, "depth": 2, "heads": 2}}
 F = torch.tensor([[1.0, 0], [3, 0], [0, 2], [0, 4]])
 PIDS, MODALITY = torch.zeros(4, dtype=torch.int64), torch.tensor([0, 0, 1, 1])
 SQUARED = (1.25, 3.25, 0.25, 4.25)
@@ -480,16 +478,10 @@ def test_recipes_ship():
         assert recipe.options.vit.image_size == recipe.data.image_size
 
 
-def test_train_evaluate_load_and_draw(tiny_recipe, manifest, tmp_path):
-    out, _ = train_by_command(tmp_path, {**tiny_recipe, "method": "cmtr", "options": {"vit": HYBRID}})
-    command("evaluate", out)
+def test_attention_is_drawn(method_run, manifest, tmp_path):
+    out, _ = method_run("cmtr")
     pictures, figure = [manifest / f"infrared_9_{k}.jpg" for k in range(3)], tmp_path / "attention.png"
     command("plots", "attention", out / "last.safetensors", *pictures, "--out", figure)
-    with torch.no_grad():
-        expected, found = (m.features(BATCH.images, BATCH.modality)["global"] for m in checkpoint_and_bundle(out))
-    assert torch.allclose(found, expected, atol=1e-5)
-    stored = load_file(out / "last.safetensors")
-    assert not [name for name in stored if name.startswith(("phi.", "classifier."))]
     assert Image.open(figure).height > Image.open(figure).width > 100
 
 

@@ -13,7 +13,6 @@ from torch.func import grad, vmap
 
 import vireid
 from batches import make_batch
-from command_runs import command, train_by_command
 from vireid.bundle import BundleCard, load_bundle, save_bundle
 from vireid.errors import InputError
 from vireid.losses import MemoryOptions, ProxyMemory, ProxyQueue, UnidirectionalLoss, identity_loss
@@ -377,28 +376,21 @@ def test_stripes_must_divide_the_map():
         maum.losses(make_batch())
 
 
-@pytest.fixture(scope="module")
-def maum_run(tiny_recipe, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("maum")
-    memory = {"stage1_epochs": 0, "snapshots_visible": 3, "snapshots_infrared": 3}
-    return train_by_command(folder, {**tiny_recipe, "method": "maum", "options": {"memory": memory}})[0]
-
-
-def test_run_from_the_command_line(maum_run):
-    columns = (maum_run / "logs" / "metrics.csv").read_text().splitlines()[0].split(",")
+def test_run_from_the_command_line(method_run):
+    out, _ = method_run("maum")
+    columns = (out / "logs" / "metrics.csv").read_text().splitlines()[0].split(",")
     assert {"id", "id_visible", "visible_to_infrared"} <= set(columns)
-    command("evaluate", maum_run)
-    names = load_file(maum_run / "last.safetensors").keys()
+    names = load_file(out / "last.safetensors").keys()
     assert {name.split(".")[0] for name in names} == {"network", "head"}
 
 
-def test_memories_survive_a_resume(maum_run, tmp_path):
-    folder = tmp_path / "run"
-    shutil.copytree(maum_run, folder)
+def test_memories_survive_a_resume(method_run, tmp_path):
+    out, _ = method_run("maum")
+    folder = shutil.copytree(out, tmp_path / "run")
     (folder / "checkpoints" / "epoch-0001.ckpt").unlink()
     (folder / "last.safetensors").unlink()
     resume(folder)
-    states = [torch.load(f / "checkpoints" / "epoch-0001.ckpt", weights_only=True) for f in (maum_run, folder)]
+    states = [torch.load(f / "checkpoints" / "epoch-0001.ckpt", weights_only=True) for f in (out, folder)]
     first, again = (state["state_dict"] for state in states)
     assert first["method.terms.memory0.queues.0.pushed"] == 8 * (1 + 4)
     assert all(torch.equal(first[name], again[name]) for name in first)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from batches import make_batch, make_keypoints, raw
-from command_runs import checkpoint_and_bundle, command, train_by_command
+from command_runs import NARROW
 from vireid.data import open_dataset
 from vireid.data.augment import Augment, flip_keypoints
 from vireid.data.datamodule import ImageBatches, image_source
@@ -24,7 +24,6 @@ from vireid.recipe import load_recipe, packaged_recipe, packaged_recipes
 from vireid.records import FLIPPED_KEYPOINTS, Batch
 
 RANDOM = {"weights": "none"}
-NARROW = {"structure_dim": 16, "attention_dim": 8, "tpi_dim": 16, "tpi_heads": 2, "tpi_ffn": 16, "parts": 3}
 SIZE = (64, 32)
 
 
@@ -425,25 +424,14 @@ def test_learned_poses_are_trained():
     assert ((maps.heatmaps > 0) & (maps.heatmaps < 1)).all()
 
 
-@pytest.fixture
-def posed(manifest, tmp_path):
-    """The manifest with key-points for all images but those of camera 3 in training."""
-    root = tmp_path / "posed"
-    shutil.copytree(manifest, root)
-    records = open_dataset("manifest", root)
-    known = ~((records.split == "train") & (records.camid == 3))
-    path = records.path[known].astype(str)
-    np.savez(root / "keypoints.npz", path=path, kpts=make_keypoints(len(path)).numpy())
-    return root
-
-
-def test_any_data_set_takes_keypoints_beside_it_or_by_name(posed):
-    (posed / "keypoints.npz").rename(posed / "other.npz")
-    assert open_dataset("manifest", posed).keypoints is None
-    records = open_dataset("manifest", posed, keypoints="other.npz")
+def test_any_data_set_takes_keypoints_beside_it_or_by_name(posed, tmp_path):
+    root = shutil.copytree(posed, tmp_path / "posed")
+    (root / "keypoints.npz").rename(root / "other.npz")
+    assert open_dataset("manifest", root).keypoints is None
+    records = open_dataset("manifest", root, keypoints="other.npz")
     assert np.isnan(records.keypoints).all((1, 2)).sum() == 32
     with pytest.raises(InputError, match=r"there is no keypoint file .*gone\.npz: make one with vireid pose"):
-        open_dataset("manifest", posed, keypoints="gone.npz")
+        open_dataset("manifest", root, keypoints="gone.npz")
 
 
 def test_keypoints_are_scaled_with_their_image(posed):
@@ -497,15 +485,8 @@ def test_recipes():
         assert recipe.epochs == agw.epochs
 
 
-def test_train_and_evaluate_from_the_command_line(tiny_recipe, posed, tmp_path):
-    values = {**tiny_recipe, "method": "spot", "options": NARROW}
-    values["data"] = {**tiny_recipe["data"], "root": str(posed)}
-    out, said = train_by_command(tmp_path, values)
+def test_run_from_the_command_line(method_run):
+    out, said = method_run("spot")
     assert "32 of 64 images have no keypoints" in said
     columns = (out / "logs" / "metrics.csv").read_text().splitlines()[0].split(",")
     assert {"id_fusion", "triplet_parts", "statistics/mask_cosine"} <= set(columns)
-    command("evaluate", out)
-    batch, both = make_batch(), checkpoint_and_bundle(out)
-    with torch.no_grad():
-        expected, found = (m.features(batch.images, batch.modality, batch.keypoints)["global"] for m in both)
-    assert torch.allclose(found, expected, atol=1e-5)
