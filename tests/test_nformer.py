@@ -2,6 +2,9 @@
 
 import json
 import math
+import re
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -681,6 +684,21 @@ def test_nothing_n_by_n_is_held(options):
         for mode in ("joint", "isolated"):
             Refinement(method.eval(), RefineOptions(mode=mode)).refine(x[:500], x[500:], kinds[:500], kinds[500:])
     assert 512 * n / 2 <= watch.elements < n * n / 2
+
+
+def peak_memory():
+    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_twenty_thousand_images_are_refined_within_a_gigabyte():
+    """One table of float32 similarities among them has 1.6 GB."""
+    method, kinds = build("nformer", num_classes=4, input_dim=256).eval(), torch.arange(20_000) % 2
+    x = randn(20_000, 256, dtype=torch.float32)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew
+    before = peak_memory()
+    Refinement(method).refine(x[:4000], x[4000:], kinds[:4000], kinds[4000:])
+    assert peak_memory() - before < 1e9
 
 
 def test_local_holds_few_sequences_at_a_time():
