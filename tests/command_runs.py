@@ -7,8 +7,32 @@ from typer.testing import CliRunner
 import vireid
 from vireid.cli import app
 from vireid.methods import build
-from vireid.recipe import load_recipe
+from vireid.recipe import load_recipe, packaged_recipe
 from vireid.training.checkpoint import latest_checkpoint
+
+VIEWS = load_recipe(packaged_recipe("caj", "synthetic")).augment.model_dump(mode="json")
+HYBRID = {"image_size": (64, 32), "drop_path": 0.0, "hybrid": {"dim": 32, "depth": 2, "heads": 2}}
+NARROW = {"structure_dim": 16, "attention_dim": 8, "tpi_dim": 16, "tpi_heads": 2, "tpi_ffn": 16, "parts": 3}
+TWO_STRIPES = {"stripes": 2, "fusion": {"width": 8, "rank": 4}}
+ADAM = {"kind": "adam", "lr": 1e-3, "phase": "generator"}
+RUNS = {
+    "caj": {"options": {"consistency_weight": 1.0}, "augment": {**VIEWS, "pad": 3}},
+    "cmlspge": {"options": {"stripes": 2, "stripe_dim": 16}},
+    "cmtr": {"options": {"vit": HYBRID}},
+    "hicmd": {
+        "backbone": {"name": "resnet10t", "weights": "none", "last_stride": 2},
+        "data": {"image_size": [64, 40]},
+        "options": {"width": 2, "embedding_dim": 32, "metric_dim": 16, "warm_generation": 1, "warm_id": 1},
+        "augment": {"pad": 0},
+        "sampling": {"identities": 4, "visible": 1, "infrared": 1, "steps": 2},
+        "optimizers": {"discriminator": {**ADAM, "phase": "discriminator"}, "generator": ADAM, "head": ADAM},
+        "schedule": {"kind": "halving", "halve_every": 1},
+    },
+    "maum": {"options": {"memory": {"stage1_epochs": 0, "snapshots_visible": 3, "snapshots_infrared": 3}}},
+    "msclnet": {"backbone": {"name": "resnet18", "weights": "none"}, "options": TWO_STRIPES},
+    "spot": {"options": NARROW},
+}
+"""What the tiny run of a method has in place of the values that all share."""
 
 
 def command(*words):

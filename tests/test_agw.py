@@ -3,24 +3,12 @@
 import pytest
 import torch
 
+from batches import make_batch
 from vireid.errors import InputError
 from vireid.methods import build
 from vireid.nn import NonLocalBlock
-from vireid.records import Batch
 
 RANDOM = {"weights": "none"}
-
-
-def make_batch(size=(64, 32), pids=(0, 1), per_modality=2):
-    n = len(pids) * per_modality
-    pid = torch.tensor([p for p in pids for _ in range(per_modality)]).repeat(2)
-    return Batch(
-        images=torch.rand(2 * n, 3, *size),
-        modality=torch.tensor([0] * n + [1] * n),
-        pid=pid,
-        camid=torch.zeros(2 * n, dtype=torch.int64),
-        view=torch.zeros(2 * n, dtype=torch.int64),
-    )
 
 
 def test_parameter_count_and_shape_of_the_published_form():

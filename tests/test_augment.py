@@ -5,6 +5,7 @@ import pytest
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
+from batches import make_batch, make_keypoints, raw
 from vireid.data.augment import (
     Augment,
     ChannelExchange,
@@ -13,7 +14,6 @@ from vireid.data.augment import (
     ViewAugment,
     flip_keypoints,
 )
-from vireid.records import Batch
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
@@ -22,17 +22,9 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def uint8_batch(n=6, size=(24, 12), keypoints=False, seed=0):
-    rng = torch.Generator().manual_seed(seed)
-    points = torch.rand(n, 18, 3, generator=rng) * torch.tensor([size[1] - 1, size[0] - 1, 1.0])
-    return Batch(
-        images=torch.randint(0, 256, (n, 3, *size), generator=rng, dtype=torch.uint8),
-        modality=torch.tensor([0] * (n // 2) + [1] * (n - n // 2)),
-        pid=torch.arange(n),
-        camid=torch.arange(n),
-        view=torch.zeros(n, dtype=torch.int64),
-        keypoints=points if keypoints else None,
-    )
+def uint8_batch(n=6, size=(24, 12), keypoints=False):
+    points = make_keypoints(n, size) if keypoints else None
+    return raw(make_batch(range(n), [0] * (n // 2) + [1] * (n - n // 2), size, range(n), points))
 
 
 def test_channel_copy_and_grey_values():
@@ -81,6 +73,7 @@ def test_erasing_frequency_area_and_values():
     assert torch.equal(rows * columns, erased[hit].sum((1, 2)))  # one rectangle each
     assert rows.max() < 72
     assert columns.max() < 36
+    assert torch.equal(ChannelRandomErasing(p=0)(images[:9], generator(2)), images[:9])
 
 
 def test_erasing_per_channel_draws_three_rectangles():

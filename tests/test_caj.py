@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from command_runs import checkpoint_and_bundle, command, train_by_command
+from batches import PLANE, PLANE_PIDS, make_batch, raw
+from command_runs import command
 from vireid.data.augment import Augment, ChannelExchange, ViewAugment
 from vireid.embedder import Embedder
 from vireid.errors import InputError
@@ -16,30 +17,15 @@ from vireid.losses import (
 )
 from vireid.methods import Method, build
 from vireid.recipe import load_recipe, packaged_recipe
-from vireid.records import Batch
 from vireid.training.optim import lr_factor
 
 RANDOM = {"name": "resnet18", "weights": "none"}
-PLANE = torch.tensor([[0.0, 0], [1, 0], [0, 2], [3, 3], [4, 3], [3, 5]], dtype=torch.float64)
-PLANE_PIDS = torch.tensor([0, 0, 0, 1, 1, 1])
-
-
-def uint8_batch(pids=(0, 0, 1, 1), size=(32, 16)):
-    n = len(pids)
-    zeros = torch.zeros(2 * n, dtype=torch.int64)
-    return Batch(
-        images=torch.randint(0, 256, (2 * n, 3, *size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8),
-        modality=torch.tensor([0] * n + [1] * n),
-        pid=torch.tensor([*pids, *pids]),
-        camid=zeros,
-        view=zeros,
-    )
 
 
 def three_views(**options):
     twin = ViewAugment(exchange=ChannelExchange(mode="rgb"))
     augment = Augment(pad=2, visible_twin=twin, **options)
-    return augment(uint8_batch(), (0.5,) * 3, (0.5,) * 3, torch.Generator().manual_seed(0))
+    return augment(raw(make_batch(size=(32, 16))), (0.5,) * 3, (0.5,) * 3, torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize(
@@ -207,7 +193,7 @@ class Corner(Method):
 
 
 def test_flip_fusion_is_the_mean_direction_of_vectors_and_the_mean_of_stripes():
-    batch = uint8_batch()
+    batch = raw(make_batch(size=(32, 16)))
     batch.images[:] = 0
     batch.images[0, ..., 0] = 200
     features = Embedder(Corner(0, None, None), (32, 16)).features(batch, flip=True)
@@ -248,15 +234,8 @@ def test_finite_in_half_precision(data):
     assert all(torch.isfinite(p.grad).all() for p in caj.parameters() if p.grad is not None)
 
 
-def test_train_and_evaluate_from_the_command_line(tiny_recipe, tmp_path):
-    shipped = load_recipe(packaged_recipe("caj", "synthetic"))
-    values = {**tiny_recipe, "method": "caj", "options": {"consistency_weight": 1.0}}
-    values["augment"] = {**shipped.augment.model_dump(mode="json"), "pad": 3}
-    out, _ = train_by_command(tmp_path, values)
+def test_run_from_the_command_line(method_run):
+    out, _ = method_run("caj")
     columns = (out / "logs" / "metrics.csv").read_text().splitlines()[0].split(",")
     assert {"id", "triplet", "consistency"} <= set(columns)
     command("evaluate", out, "--flip")
-    images, modality = torch.rand(3, 3, 64, 32), torch.tensor([0, 1, 0])
-    with torch.no_grad():
-        expected, found = (m.features(images, modality)["global"] for m in checkpoint_and_bundle(out))
-    assert torch.allclose(found, expected, atol=1e-5)

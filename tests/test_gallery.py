@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import NullPool, create_engine, event, inspect, text
 from sqlalchemy.exc import IntegrityError
 
+import vireid
 from gallery_oracle import ReferenceEngine
 from gallery_people import DIM, NOON, USE, make_jpeg, make_people
 from vireid.errors import BusyError, InputError, StorageError
@@ -402,7 +403,8 @@ def test_migrations_make_the_tables_of_the_schema(gallery):
         options = {"include_object": lambda thing, name, kind, *_: kind != "table" or name in ours}
         differences = compare_metadata(MigrationContext.configure(connection, opts=options), Base.metadata)
     assert differences == []
-    assert ScriptDirectory("src/vireid/gallery/migrations").get_current_head() == HEAD
+    migrations = Path(vireid.__file__).parent / "gallery" / "migrations"
+    assert ScriptDirectory(str(migrations)).get_current_head() == HEAD
 
 
 def test_a_gallery_of_a_newer_version_is_left_alone(location, gallery):

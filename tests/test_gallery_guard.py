@@ -521,7 +521,7 @@ def test_contact_sheets(gallery, query, tmp_path):
     result = gallery.search(query, use=USE, k=8)
     with Image.open(contact_sheet(gallery, result, tmp_path / "sheet.png", USE)) as sheet:
         assert sheet.height > sheet.width / 2
-        shades = {pixel[0] for pixel in sheet.get_flattened_data()}
+        shades = np.unique(np.asarray(sheet)[..., 0])
     assert len(shades) > 6
     assert (tmp_path / "sheet.png").stat().st_mode & 0o77 == 0
     page = contact_sheet(gallery, result, tmp_path / "sheet.html", USE).read_text()

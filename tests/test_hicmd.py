@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 from typer.testing import CliRunner
 
-from command_runs import command, train_by_command
+from command_runs import RUNS, command
 from vireid.cli import app
 from vireid.errors import InputError
 from vireid.losses import cosine_triplet, decision_loss, gradient_penalty
@@ -26,7 +26,7 @@ from vireid.training import resume
 from vireid.training.optim import build_optimizers, lr_factor, set_learning_rates
 
 SIZE = (64, 40)
-BACKBONE = {"name": "resnet10t", "weights": "none", "last_stride": 2}
+BACKBONE = RUNS["hicmd"]["backbone"]
 TINY = {"width": 2, "embedding_dim": 32, "metric_dim": 16}
 STILL = {**TINY, "dropout": 0.0, "erasing": 0.0}
 PHASES = ("discriminator", "generator")
@@ -526,25 +526,8 @@ def test_features_need_identity_codes_alone():
 
 
 @pytest.fixture(scope="module")
-def hicmd_run(tiny_recipe, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("hicmd")
-    optimizer = {"kind": "adam", "lr": 1e-3, "phase": "generator"}
-    recipe = {
-        **tiny_recipe,
-        "method": "hicmd",
-        "backbone": BACKBONE,
-        "options": {**TINY, "warm_generation": 1, "warm_id": 1},
-        "augment": {"pad": 0},
-        "sampling": {"identities": 4, "visible": 1, "infrared": 1, "steps": 2},
-        "optimizers": {
-            "discriminator": {**optimizer, "phase": "discriminator"},
-            "generator": optimizer,
-            "head": optimizer,
-        },
-        "schedule": {"kind": "halving", "halve_every": 1},
-    }
-    recipe["data"] = {**recipe["data"], "image_size": list(SIZE)}
-    return train_by_command(folder, recipe)[0]
+def hicmd_run(method_run):
+    return method_run("hicmd")[0]
 
 
 def test_run_from_the_command_line(hicmd_run):

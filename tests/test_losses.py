@@ -4,14 +4,16 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 
+from batches import PLANE, PLANE_PIDS, make_batch
 from vireid.losses import CenterLoss, WeightedRegularizedTriplet, batch_hard_triplet, weighted_distances
+from vireid.losses.triplet import _exact_weights, _reference_weights
+from vireid.methods import build
+from vireid.nn.neck import IdentityClassifier
+from vireid.nn.stripes import StripeClassifier
 
 LINE = torch.tensor([[0.0], [1], [3], [5]], dtype=torch.float64)
 LINE_PIDS = torch.tensor([0, 0, 1, 1])
-PLANE = torch.tensor([[0.0, 0], [1, 0], [0, 2], [3, 3], [4, 3], [3, 5]], dtype=torch.float64)
-PLANE_PIDS = torch.tensor([0, 0, 0, 1, 1, 1])
 
 
 @pytest.mark.parametrize(
@@ -41,6 +43,12 @@ def test_weighted_distances_of_every_anchor():
     assert n.tolist() == pytest.approx([3.238406, 2.238406, 2.268941, 4.268941], abs=1e-6)
     p, n, _ = weighted_distances(PLANE, PLANE_PIDS, "reference")
     assert (float(p[0]), float(n[0])) == pytest.approx((1.575209, 4.648605), abs=1e-6)
+
+
+@pytest.mark.parametrize("weights", [_reference_weights, _exact_weights])
+def test_weights_of_the_negatives_of_an_anchor(weights):
+    found = weights(-torch.cdist(PLANE, PLANE), PLANE_PIDS[:, None] != PLANE_PIDS)[0]
+    assert found.tolist() == pytest.approx([0, 0, 0, 0.5977, 0.2802, 0.1221], abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +120,20 @@ def test_center_loss_moves_centers_by_the_unweighted_gradient():
     assert features.grad.abs().max() < 1e-3
 
 
-def test_label_smoothing():
-    logits, label = torch.tensor([[2.0, 0, -1]]), torch.tensor([0])
-    assert float(F.cross_entropy(logits, label)) == pytest.approx(0.1698, abs=1e-4)
-    assert float(F.cross_entropy(logits, label, label_smoothing=0.1)) == pytest.approx(0.3365, abs=1e-4)
+@pytest.mark.parametrize(("smoothing", "expected"), [(0.0, 0.1698), (0.1, 0.3365)])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("agw", {}),
+        ("cmlspge", {"stripes": 1, "stripe_dim": 8}),
+        ("cmtr", {"vit": {"image_size": (64, 32), "hybrid": {"dim": 32, "depth": 1, "heads": 2}}}),
+    ],
+)
+def test_label_smoothing_reaches_every_identity_loss(name, options, smoothing, expected, monkeypatch):
+    for kind in (IdentityClassifier, StripeClassifier):
+        monkeypatch.setattr(kind, "forward", lambda _, x: torch.tensor([2.0, 0, -1]).expand(*x.shape[:-1], 3))
+    method = build(name, num_classes=3, backbone={"weights": "none"}, label_smoothing=smoothing, **options)
+    terms = method.losses(make_batch([0] * 4, [0, 1] * 2))
+    found = {term: float(value) for term, value in terms.items() if term.startswith("id")}
+    assert found == pytest.approx(dict.fromkeys(found, expected), abs=1e-4)
+    assert found

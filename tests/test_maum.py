@@ -12,12 +12,11 @@ from safetensors.torch import load_file
 from torch.func import grad, vmap
 
 import vireid
-from command_runs import command, train_by_command
+from batches import make_batch
 from vireid.bundle import BundleCard, load_bundle, save_bundle
 from vireid.errors import InputError
 from vireid.losses import MemoryOptions, ProxyMemory, ProxyQueue, UnidirectionalLoss, identity_loss
 from vireid.methods import build
-from vireid.records import Batch
 from vireid.training import resume
 
 RANDOM = {"name": "resnet18", "weights": "none"}
@@ -42,23 +41,16 @@ def literal(features, labels, snapshots, alpha, delta):
     return total / len(features)
 
 
+def of_people(visible, infrared):
+    return make_batch([*visible, *infrared], [0] * len(visible) + [1] * len(infrared))
+
+
 def random_case(snapshots=3, classes=5, dim=7, rows=4, seed=0):
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(rows, dim, dtype=torch.float64, generator=generator)
     labels = torch.randint(classes, (rows,), generator=generator)
     memory = torch.randn(snapshots, classes, dim, dtype=torch.float64, generator=generator)
     return features, labels, F.normalize(memory, dim=2)
-
-
-def make_batch(visible=(0, 0, 1, 1), infrared=(0, 0, 1, 1), size=(96, 32)):
-    n = len(visible) + len(infrared)
-    return Batch(
-        images=torch.rand(n, 3, *size),
-        modality=torch.tensor([0] * len(visible) + [1] * len(infrared)),
-        pid=torch.tensor([*visible, *infrared]),
-        camid=torch.zeros(n, dtype=torch.int64),
-        view=torch.zeros(n, dtype=torch.int64),
-    )
 
 
 @pytest.mark.parametrize(
@@ -86,7 +78,9 @@ def test_gradients_pull_the_farthest_positive_hardest():
     z = loss._negative(negative).logsumexp(0) + loss._positive(positive).logsumexp(0)
     F.softplus(z).backward()
     assert float(z.detach()) == pytest.approx(3.1294036962)
+    assert float(z.sigmoid().detach()) == pytest.approx(0.9580894555)
     assert positive.grad.tolist() == pytest.approx([-1.142071, -8.438824], abs=1e-6)
+    assert float(positive.grad[1] / positive.grad[0]) == pytest.approx(math.e**2)
     assert negative.grad.tolist() == pytest.approx([9.557205, 0.023690], abs=1e-6)
     assert float(negative.grad.sum()) == pytest.approx(9.580895, abs=1e-6)
 
@@ -216,7 +210,7 @@ def memory_term(**options):
 
 
 def test_losses_are_one_way():
-    term, batch = memory_term(), make_batch((0, 1), (1, 2))
+    term, batch = memory_term(), of_people((0, 1), (1, 2))
     f = torch.randn(4, 4, requires_grad=True)
     assert float(term(f, batch)["visible_to_infrared"]) == 0
     term.on_epoch_start(1)
@@ -232,7 +226,7 @@ def test_losses_are_one_way():
 
 
 def test_rows_are_split_by_modality_in_any_order_and_may_lack_one():
-    term, batch = memory_term(stage1_epochs=0), make_batch((0, 1, 2), (1,))
+    term, batch = memory_term(stage1_epochs=0), of_people((0, 1, 2), (1,))
     term.on_epoch_start(0)
     f, order = torch.randn(4, 4, requires_grad=True), torch.tensor([3, 1, 0, 2])
     plain, shuffled = term(f, batch), term(f[order], batch.take(order))
@@ -252,7 +246,7 @@ def test_pushes_start_with_stage_two_and_follow_the_step(options, expected):
     term, seen = memory_term(**options), []
     for epoch in (0, 1, 1, 1, 1):
         term.on_epoch_start(epoch)
-        terms = term(torch.randn(4, 4), make_batch((0, 1), (1, 0)))
+        terms = term(torch.randn(4, 4), of_people((0, 1), (1, 0)))
         seen.append(len(term.queues[0]))
         assert all(torch.isfinite(value) for value in terms.values())
         with torch.no_grad():
@@ -269,13 +263,13 @@ def test_pushes_start_with_stage_two_and_follow_the_step(options, expected):
 def test_a_weight_of_zero_keeps_no_memory(enqueue):
     term = memory_term(weight=0.0, stage1_epochs=0, enqueue=enqueue)
     term.on_epoch_start(0)
-    assert set(term(torch.randn(4, 4), make_batch((0, 1), (1, 2)))) == {"id_visible", "id_infrared"}
+    assert set(term(torch.randn(4, 4), of_people((0, 1), (1, 2)))) == {"id_visible", "id_infrared"}
     term.after_step()
     assert not any(map(len, term.queues))
 
 
 def test_proxy_options():
-    f, batch = torch.randn(4, 4, requires_grad=True), make_batch((0, 1), (1, 2))
+    f, batch = torch.randn(4, 4, requires_grad=True), of_people((0, 1), (1, 2))
     term = memory_term(detach_ms=True, cosine_ce=True, ce_scale=8.0, storage="float16", stage1_epochs=0)
     term.on_epoch_start(0)
     assert term.queues[0].rows.dtype == torch.float16
@@ -342,7 +336,7 @@ def test_variants_learn_and_search_without_their_proxies(options):
     maum = build("maum", num_classes=2, backbone=RANDOM, memory={"stage1_epochs": 0}, **options)
     maum.on_epoch_start(0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        terms = maum.losses(make_batch())
+        terms = maum.losses(make_batch(size=(96, 32)))
     assert {"id", "id_visible", "id_infrared", "visible_to_infrared", "infrared_to_visible"} <= set(terms)
     total = torch.stack(list(terms.values())).sum()
     total.backward()
@@ -379,31 +373,24 @@ def test_a_bundle_is_opened_without_its_memories(tmp_path, monkeypatch):
 def test_stripes_must_divide_the_map():
     maum = build("maum", num_classes=2, backbone=RANDOM, variant="part")
     with pytest.raises(InputError, match=r"6 stripes do not divide the 4 rows .* set options\.stripes"):
-        maum.losses(make_batch(size=(64, 32)))
+        maum.losses(make_batch())
 
 
-@pytest.fixture(scope="module")
-def maum_run(tiny_recipe, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("maum")
-    memory = {"stage1_epochs": 0, "snapshots_visible": 3, "snapshots_infrared": 3}
-    return train_by_command(folder, {**tiny_recipe, "method": "maum", "options": {"memory": memory}})[0]
-
-
-def test_run_from_the_command_line(maum_run):
-    columns = (maum_run / "logs" / "metrics.csv").read_text().splitlines()[0].split(",")
+def test_run_from_the_command_line(method_run):
+    out, _ = method_run("maum")
+    columns = (out / "logs" / "metrics.csv").read_text().splitlines()[0].split(",")
     assert {"id", "id_visible", "visible_to_infrared"} <= set(columns)
-    command("evaluate", maum_run)
-    names = load_file(maum_run / "last.safetensors").keys()
+    names = load_file(out / "last.safetensors").keys()
     assert {name.split(".")[0] for name in names} == {"network", "head"}
 
 
-def test_memories_survive_a_resume(maum_run, tmp_path):
-    folder = tmp_path / "run"
-    shutil.copytree(maum_run, folder)
+def test_memories_survive_a_resume(method_run, tmp_path):
+    out, _ = method_run("maum")
+    folder = shutil.copytree(out, tmp_path / "run")
     (folder / "checkpoints" / "epoch-0001.ckpt").unlink()
     (folder / "last.safetensors").unlink()
     resume(folder)
-    states = [torch.load(f / "checkpoints" / "epoch-0001.ckpt", weights_only=True) for f in (maum_run, folder)]
+    states = [torch.load(f / "checkpoints" / "epoch-0001.ckpt", weights_only=True) for f in (out, folder)]
     first, again = (state["state_dict"] for state in states)
     assert first["method.terms.memory0.queues.0.pushed"] == 8 * (1 + 4)
     assert all(torch.equal(first[name], again[name]) for name in first)

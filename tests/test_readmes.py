@@ -7,7 +7,6 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LANGUAGES = ("README.md", "README.zh-CN.md")
-CITED = re.compile(r"`(test_\w+\.py)::(\w+)")
 
 
 def bones(text: str) -> dict[str, list]:
@@ -34,13 +33,6 @@ def test_both_languages_say_the_same(bone):
     english, chinese = (bones(text)[bone] for text in TEXTS)
     assert english
     assert english == chinese
-
-
-def test_the_tests_that_the_docs_cite_exist():
-    cited = {found for page in (ROOT / "docs").rglob("*.md") for found in CITED.findall(page.read_text("utf-8"))}
-    assert cited
-    missing = {(file, name) for file, name in cited if f"def {name}(" not in (ROOT / "tests" / file).read_text("utf-8")}
-    assert not missing
 
 
 def test_each_links_to_the_other_and_no_link_is_broken():

@@ -7,7 +7,6 @@ import pytest
 import torch
 from PIL import Image
 
-from vireid.data import is_synthetic
 from vireid.embedder import Embedder
 from vireid.errors import InputError
 from vireid.evaluation import PRESETS, cross, rank_metrics
@@ -101,11 +100,9 @@ def test_page_holds_the_numbers_of_both_directions(page, run):
     assert "selected on test" in text
 
 
-def test_synthetic_data_is_called_so_in_any_layout(page, tmp_path):
+def test_synthetic_data_is_called_so_in_any_layout(page):
     assert "<h1>AGW on synthetic people in the layout of manifest</h1>" in page
     assert "Every picture here is rendered." in page
-    assert is_synthetic("synthetic", tmp_path)
-    assert not is_synthetic("manifest", tmp_path)
 
 
 def test_missing_run_is_one_sentence(tmp_path):

@@ -86,10 +86,11 @@ def test_neighbours_among_queries_equal_the_dense_oracle(k1, k2):
     assert np.abs(result - k_reciprocal_rerank(query, gallery, k1, k2)).max() > 0.1
 
 
-def test_two_thirds_in_whole_numbers_is_two_thirds_in_floats():
-    """The published test `count > 2 / 3 * size` and the exact `3 count > 2 size` agree for any set size."""
-    size, count = np.meshgrid(np.arange(1, 400), np.arange(400))
-    np.testing.assert_array_equal(count > 2 / 3 * size, 3 * count > 2 * size)
+def test_a_set_that_shares_just_two_thirds_adds_nothing():
+    """The neighbours of 1 and of 3 are 0, 1 and 3, of which the neighbours of 7 hold two: 0 stays out (equation 4)."""
+    before, _ = weights_of(np.array([[0], [1], [3], [7], [8]], np.float32), k1=3, k2=1)
+    members = [np.flatnonzero(row).tolist() for row in before]
+    assert members == [[0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3], [1, 2, 3, 4], [3, 4]]
 
 
 def test_rows_of_v_sum_to_one():

@@ -22,7 +22,7 @@ from rich.console import Console
 from sqlalchemy.exc import DatabaseError
 from starlette.testclient import TestClient
 
-from serve_site import DAY, DIM, WHY, Colours, Site, encoded, serving
+from serve_site import DAY, DIM, WHY, Colours, Site, await_until, encoded, serving
 from vireid.client import Client, ServiceError
 from vireid.errors import BusyError, InputError
 from vireid.gallery import Camera, Filter, Gallery, NewItem, Role, Use, verify_lines
@@ -466,8 +466,7 @@ def test_a_running_request_is_finished_before_the_service_ends(own_site):
         assert entered.wait(20)
         address = server.servers[0].sockets[0].getsockname()
         server.should_exit = True
-        while listens(address):
-            time.sleep(0.01)
+        await_until(lambda: not listens(address))
         release.set()
         thread.join(20)
     assert len(answers[0].candidates) == 6

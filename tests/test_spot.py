@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from command_runs import checkpoint_and_bundle, command, train_by_command
+from batches import make_batch, make_keypoints, raw
+from command_runs import NARROW
 from vireid.data import open_dataset
 from vireid.data.augment import Augment, flip_keypoints
 from vireid.data.datamodule import ImageBatches, image_source
@@ -23,22 +24,11 @@ from vireid.recipe import load_recipe, packaged_recipe, packaged_recipes
 from vireid.records import FLIPPED_KEYPOINTS, Batch
 
 RANDOM = {"weights": "none"}
-NARROW = {"structure_dim": 16, "attention_dim": 8, "tpi_dim": 16, "tpi_heads": 2, "tpi_ffn": 16, "parts": 3}
 SIZE = (64, 32)
 
 
-def make_keypoints(n, size=SIZE, seed=0):
-    rng = torch.Generator().manual_seed(seed)
-    scale, shift = torch.tensor([size[1] - 1, size[0] - 1, 0.5]), torch.tensor([0, 0, 0.5])
-    return torch.rand(n, 18, 3, generator=rng) * scale + shift
-
-
-def make_batch(modality=(0, 0, 0, 0, 1, 1, 1, 1), pid=(0, 0, 1, 1, 0, 0, 1, 1), keypoints=True):
-    n = len(modality)
-    zeros = torch.zeros(n, dtype=torch.int64)
-    images = torch.rand(n, 3, *SIZE, generator=torch.Generator().manual_seed(0))
-    points = make_keypoints(n) if keypoints else None
-    return Batch(images, torch.tensor(modality), torch.tensor(pid), zeros, zeros, points)
+def posed_batch(pid=(0, 0, 1, 1) * 2, **columns):
+    return make_batch(pid, keypoints=make_keypoints(len(pid)), **columns)
 
 
 def tiny(**options):
@@ -199,8 +189,10 @@ def test_sine_positions():
 def test_only_positions_tell_parts_apart(position, same):
     torch.manual_seed(0)
     transformer = PartTransformer(8, SPOTOptions(parts=4, tpi_heads=2, tpi_ffn=8, position=position)).eval()
-    parts = torch.randn(2, 4, 8)
-    assert torch.allclose(transformer(parts), transformer(parts[:, [2, 0, 3, 1]]), atol=1e-5) == same
+    parts, order = torch.randn(2, 4, 8), [2, 0, 3, 1]
+    assert torch.allclose(transformer(parts), transformer(parts[:, order]), atol=1e-5) == same
+    each, moved = (transformer.encoder(p + transformer.position) for p in (parts, parts[:, order]))
+    assert torch.allclose(each[:, order], moved, atol=1e-5) == same
 
 
 def test_part_gate_starts_as_the_mean():
@@ -295,13 +287,13 @@ EVERYTHING = {"network.", "relation", "theta", "tpi", "gamma"} | ATTENTION | OWN
     ],
 )
 def test_gradient_routes(model, branch, routes):
-    terms = model.losses(make_batch())
+    terms = model.losses(posed_batch())
     own = [terms[f"id_{branch}"], terms[f"triplet_{branch}"]]
     assert reached(model, own, EVERYTHING) == routes | {f"necks.{branch}", f"classifiers.{branch}"}
 
 
 def test_total_loss_is_the_weighted_sum(model):
-    batch = make_batch()
+    batch = posed_batch()
     model.train()
     torch.manual_seed(1)
     f = model.branches(model.encode(batch.images, batch.modality, batch.keypoints))
@@ -334,7 +326,7 @@ def test_total_loss_is_the_weighted_sum(model):
 )
 def test_ladder_forms(options, terms, dim):
     spot = tiny(**options)
-    assert set(spot.losses(make_batch())) == {f"{kind}_{name}" for kind in ("id", "triplet") for name in terms}
+    assert set(spot.losses(posed_batch())) == {f"{kind}_{name}" for kind in ("id", "triplet") for name in terms}
     spot.eval()
     with torch.no_grad():
         found = spot.features(torch.rand(2, 3, *SIZE), torch.tensor([0, 1]))["global"]
@@ -345,7 +337,7 @@ def test_ladder_forms(options, terms, dim):
 
 
 def test_diversity_penalty_is_the_mean_squared_cosine():
-    spot, batch = tiny(diversity_weight=2.0), make_batch()
+    spot, batch = tiny(diversity_weight=2.0), posed_batch()
     masks = spot.encode(batch.images, batch.modality, batch.keypoints).masks.flatten(2)
     cosine = torch.nn.functional.cosine_similarity
     pairs = [cosine(m[i], m[j], dim=0) for m in masks for i in range(3) for j in range(3) if i != j]
@@ -373,7 +365,7 @@ def outside(points):
 @pytest.mark.parametrize("change", [no_scores, few_joints, outside])
 @pytest.mark.parametrize("modality", [0, 1])
 def test_degenerate_batches_are_finite_in_half_precision(model, change, modality):
-    batch = make_batch((modality,) * 4, (0, 0, 1, 1))
+    batch = posed_batch(pid=(0, 0, 1, 1), modality=(modality,) * 4)
     batch.keypoints = change(batch.keypoints)
     model.zero_grad(set_to_none=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -383,29 +375,23 @@ def test_degenerate_batches_are_finite_in_half_precision(model, change, modality
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
-def test_batch_hard_triplet_of_the_card():
-    points = torch.tensor([[0.0], [2], [1], [1.5]])
-    assert batch_hard_triplet(points, torch.tensor([0, 0, 1, 1]), 0.3).item() == pytest.approx(0.85)
-
-
 # Where poses come from
 
 
 def test_template_moves_with_the_image_and_poses_can_be_dropped():
-    raw = make_batch()
-    raw.images = (raw.images * 255).to(torch.uint8)
+    batch = raw(posed_batch())
     generator = torch.Generator().manual_seed(0)
-    raw.keypoints[1] = torch.nan
-    prepared = tiny().prepare(raw, generator).keypoints
-    assert torch.equal(prepared[0], raw.keypoints[0])
+    batch.keypoints[1] = torch.nan
+    prepared = tiny().prepare(batch, generator).keypoints
+    assert torch.equal(prepared[0], batch.keypoints[0])
     assert torch.equal(prepared[1], standing_template(SIZE))
-    always = tiny(pose="template").prepare(raw, generator)
+    always = tiny(pose="template").prepare(batch, generator)
     assert torch.equal(always.keypoints, standing_template(SIZE).expand(8, -1, -1))
     moved = Augment(pad=5)(always, (0.0,) * 3, (1.0,) * 3, generator).keypoints
     shift = moved - always.keypoints
     assert len(shift[:, 0, :2].unique(dim=0)) > 4
     assert torch.allclose(shift, shift[:, :1].expand_as(shift), atol=1e-4)
-    many = Batch(*(column.repeat_interleave(250, 0) for column in vars(raw).values()))
+    many = Batch(*(column.repeat_interleave(250, 0) for column in vars(batch).values()))
     dropped = tiny(pose_dropout=0.25).prepare(many, generator).keypoints
     share = (dropped == standing_template(SIZE)).all((1, 2))[:250].float().mean().item()
     assert share == pytest.approx(0.25, abs=0.08)
@@ -425,38 +411,27 @@ def test_without_a_branch_that_reads_structure_there_is_none():
     for options in ({"asr": False}, {"asr_input": "appearance"}):
         spot = tiny(tpi=False, **options)
         assert (spot.relation, spot.side_inputs) == (None, ())
-        assert all(term.isfinite() for term in spot.losses(make_batch()).values())
+        assert all(term.isfinite() for term in spot.losses(posed_batch()).values())
 
 
 def test_learned_poses_are_trained():
     spot = tiny(pose="learned")
-    raw = make_batch(keypoints=False)
-    assert spot.prepare(raw, torch.Generator()) is raw
-    assert reached(spot, list(spot.losses(raw).values()), {"joints"}) == {"joints"}
-    maps = spot.encode(raw.images, raw.modality)
+    batch = make_batch()
+    assert spot.prepare(batch, torch.Generator()) is batch
+    assert reached(spot, list(spot.losses(batch).values()), {"joints"}) == {"joints"}
+    maps = spot.encode(batch.images, batch.modality)
     assert maps.heatmaps.shape == (8, 18, 16, 8)
     assert ((maps.heatmaps > 0) & (maps.heatmaps < 1)).all()
 
 
-@pytest.fixture
-def posed(manifest, tmp_path):
-    """The manifest with key-points for all images but those of camera 3 in training."""
-    root = tmp_path / "posed"
-    shutil.copytree(manifest, root)
-    records = open_dataset("manifest", root)
-    known = ~((records.split == "train") & (records.camid == 3))
-    path = records.path[known].astype(str)
-    np.savez(root / "keypoints.npz", path=path, kpts=make_keypoints(len(path)).numpy())
-    return root
-
-
-def test_any_data_set_takes_keypoints_beside_it_or_by_name(posed):
-    (posed / "keypoints.npz").rename(posed / "other.npz")
-    assert open_dataset("manifest", posed).keypoints is None
-    records = open_dataset("manifest", posed, keypoints="other.npz")
+def test_any_data_set_takes_keypoints_beside_it_or_by_name(posed, tmp_path):
+    root = shutil.copytree(posed, tmp_path / "posed")
+    (root / "keypoints.npz").rename(root / "other.npz")
+    assert open_dataset("manifest", root).keypoints is None
+    records = open_dataset("manifest", root, keypoints="other.npz")
     assert np.isnan(records.keypoints).all((1, 2)).sum() == 32
     with pytest.raises(InputError, match=r"there is no keypoint file .*gone\.npz: make one with vireid pose"):
-        open_dataset("manifest", posed, keypoints="gone.npz")
+        open_dataset("manifest", root, keypoints="gone.npz")
 
 
 def test_keypoints_are_scaled_with_their_image(posed):
@@ -510,15 +485,8 @@ def test_recipes():
         assert recipe.epochs == agw.epochs
 
 
-def test_train_and_evaluate_from_the_command_line(tiny_recipe, posed, tmp_path):
-    values = {**tiny_recipe, "method": "spot", "options": NARROW}
-    values["data"] = {**tiny_recipe["data"], "root": str(posed)}
-    out, said = train_by_command(tmp_path, values)
+def test_run_from_the_command_line(method_run):
+    out, said = method_run("spot")
     assert "32 of 64 images have no keypoints" in said
     columns = (out / "logs" / "metrics.csv").read_text().splitlines()[0].split(",")
     assert {"id_fusion", "triplet_parts", "statistics/mask_cosine"} <= set(columns)
-    command("evaluate", out)
-    batch, both = make_batch(), checkpoint_and_bundle(out)
-    with torch.no_grad():
-        expected, found = (m.features(batch.images, batch.modality, batch.keypoints)["global"] for m in both)
-    assert torch.allclose(found, expected, atol=1e-5)

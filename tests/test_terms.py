@@ -4,21 +4,16 @@ import pytest
 import torch
 
 import vireid
+from batches import make_batch
 from vireid.errors import InputError
 from vireid.losses import ProxyMemory
 from vireid.methods import METHODS, build
 from vireid.recipe import load_recipe, packaged_recipe, save_recipe
-from vireid.records import Batch
 from vireid.training import train
 from vireid.training.optim import build_optimizers
 
 MEMORY = {"memory": {"stage1_epochs": 0, "snapshots_visible": 2, "snapshots_infrared": 2}}
 HOSTS = sorted(name for name, method in METHODS.items() if method.hosts_terms)
-
-
-def make_batch():
-    pid = torch.tensor([0, 0, 1, 1] * 2)
-    return Batch(torch.rand(8, 3, 96, 32), torch.arange(8) // 4, pid, pid * 0, pid * 0)
 
 
 @pytest.mark.parametrize("name", HOSTS)
@@ -28,7 +23,7 @@ def test_hosts_add_the_terms_losses_and_train_its_parameters(name):
     method = build(name, num_classes=2, backbone=backbone, terms=MEMORY)
     plain = build(name, num_classes=2, backbone=backbone)
     added = {f"memory_{n}" for n in ("id_visible", "id_infrared", "visible_to_infrared", "infrared_to_visible")}
-    batch = make_batch()
+    batch = make_batch(size=(96, 32))
     assert set(method.losses(batch)) - set(plain.losses(batch)) == added
     method.on_epoch_start(0)
     assert float(method.losses(batch)["memory_visible_to_infrared"].detach()) > 0

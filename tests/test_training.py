@@ -1,12 +1,8 @@
 """Training through the same functions as the command line: files, resume, schedules, honest stops."""
 
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 from functools import partial
 
 import pytest
@@ -345,41 +341,6 @@ def test_a_run_leaves_what_it_promises(run):
     assert save_recipe(load_recipe(run / "recipe.yaml")) == (run / "recipe.yaml").read_text()
 
 
-def weights(folder):
-    return load_file(folder / "last.safetensors")
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from vireid.recipe import load_recipe
-from vireid.training import train
-from vireid.methods.agw import AGW
-
-after = AGW.after_step
-count = [0]
-def die(self):
-    count[0] += 1
-    if count[0] == int(sys.argv[3]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    after(self)
-AGW.after_step = die
-train(load_recipe(Path(sys.argv[1])), Path(sys.argv[2]))
-"""
-
-
-def test_a_killed_run_resumes_to_the_same_weights(run, tmp_path):
-    killed = tmp_path / "killed"
-    command = [sys.executable, "-c", KILLED, str(run / "recipe.yaml"), str(killed), "4"]
-    result = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}, check=False)
-    assert result.returncode == -signal.SIGKILL
-    assert latest_checkpoint(killed).name == "epoch-0000.ckpt"
-    resume(killed)
-    expected, found = weights(run), weights(killed)
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
-
-
 def test_a_checkpoint_needs_no_start_weights(run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "run")
     latest_checkpoint(folder).unlink()
@@ -490,7 +451,7 @@ def test_broken_weights_take_no_good_one_s_place(tiny_recipe, tmp_path, monkeypa
     with pytest.raises(InputError, match=sentence):
         train(load_recipe(tiny_recipe), folder)
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["epoch-0000.ckpt"]
-    assert all(tensor.isfinite().all() for tensor in weights(folder).values())
+    assert all(tensor.isfinite().all() for tensor in load_file(folder / "last.safetensors").values())
 
 
 def test_ranks_with_other_identities_are_found():
