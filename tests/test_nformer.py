@@ -4,6 +4,7 @@ import json
 import math
 import re
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -713,7 +714,8 @@ def test_twenty_thousand_images_are_refined_within_a_gigabyte():
     """One table of float32 similarities among them has 1.6 GB."""
     method, kinds = build("nformer", num_classes=4, input_dim=256).eval(), torch.arange(20_000) % 2
     x = randn(20_000, 256, dtype=torch.float32)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew
+    with suppress(OSError):  # the peak is counted anew, where that is allowed
+        Path("/proc/self/clear_refs").write_text("5")
     before = peak_memory()
     Refinement(method).refine(x[:4000], x[4000:], kinds[:4000], kinds[4000:])
     assert peak_memory() - before < 1e9
