@@ -162,11 +162,10 @@ def test_rungs(ladder: dict[str, Any], training: str) -> dict[str, dict[str, Any
     return {training: {}, **own}
 
 
-def transductive(ladder: dict[str, Any], rung: str) -> bool:
-    """Whether a rung's queries and gallery are refined or re-ranked as one set."""
+def refined(ladder: dict[str, Any], rung: str) -> bool:
+    """Whether a rung's features are refined, or its lists re-ranked."""
     tested = ladder["rungs"][rung] if isinstance(ladder["rungs"][rung], dict) else {}
-    modes = {"mode=isolated", "mode=local"} & set(tested.get("refine_set", ()))
-    return "rerank" in tested or ("encoder" in ladder and not tested.get("unrefined") and not modes)
+    return "rerank" in tested or ("encoder" in ladder and not tested.get("unrefined"))
 
 
 def score(folder: Path, changes: dict[str, Any]) -> dict[str, Any]:
@@ -183,7 +182,7 @@ def score(folder: Path, changes: dict[str, Any]) -> dict[str, Any]:
     }
     return {
         "metrics": metrics,
-        "unique_rows": True,  # sets of queries and gallery hold no picture twice; in files without it VIS→VIS' did
+        "unique_rows": not {"mode=isolated", "mode=local"} & set(request.refine_set),  # no query meets its own copy
         "data": json.loads((table.records.root / "synthetic.json").read_text()),
         "epochs": recipe.epochs,
         "commit": git_commit(),

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
 
-from ladder import HERE, PROTOCOLS, RESULTS, definition, transductive
+from ladder import HERE, PROTOCOLS, RESULTS, definition, refined
 from vireid.files import write_text
 
 ROOT = HERE.parent
@@ -91,8 +91,8 @@ equal figures on one machine only: trainings repeated on another moved by up to 
 The renderer's last bits differ between kinds of processors, too: `a525ff91` and `d4a790c8` after "pixels" are two of
 them, and `15a4c44d` is version 1 of the renderer, whose visible and near-infrared images are the same.
 The encoders of NFormer's seeds 1 and 2 are such repetitions, so that its "encoder alone" is not MAUM's line.
-VIS→VIS is empty for refined or re-ranked lines measured while the set held each of these pictures twice, as query and
-as gallery image, so that its own copy was its nearest neighbour.
+VIS→VIS is empty for refined or re-ranked lines measured where each of these pictures, query and gallery image at once,
+had its own copy for its nearest neighbour.
 A `+` after a commit: with changes not yet committed. A rung that is the same training as another ladder's, to the bit,
 is trained once and stands in both.
 
@@ -216,8 +216,8 @@ def scores(runs: Entries) -> list[str]:
 
 
 def doubled(entry: dict[str, Any]) -> bool:
-    """Whether the set within the visible modality, which all queries saw, held every picture twice."""
-    return not entry.get("unique_rows") and transductive(definition(entry["ladder"]), entry["rung"])
+    """Whether a picture of the search within the visible modality met its own copy, as query and as gallery image."""
+    return not entry.get("unique_rows") and refined(definition(entry["ladder"]), entry["rung"])
 
 
 def values(runs: Entries, metric: str, protocol: str = "cross-ir2vis") -> NDArray[np.float64]:

@@ -280,13 +280,14 @@ def test_workers_end_when_their_parent_is_killed(monkeypatch):
 
     def pool(workers, context, initializer):
         started.append(initializer)
-        return ThreadPoolExecutor(workers, initializer=initializer)
+        return ThreadPoolExecutor(workers)
 
     monkeypatch.setattr(dataset, "ProcessPoolExecutor", pool)
     monkeypatch.setattr(dataset, "parent_process", lambda: SimpleNamespace(join=killed.wait))
     monkeypatch.setattr("os._exit", lambda code: ended.set())
     assert list(dataset._mapped(partial(list), ["ab", "c"], 2)) == [["a", "b"], ["c"]]
-    assert started
+    assert started == [dataset._end_with_parent]
+    dataset._end_with_parent()
     assert not ended.is_set()
     killed.set()
     assert ended.wait(30)
