@@ -251,7 +251,11 @@ def test_a_finished_folder_is_reused_and_a_foreign_one_refused(small, tmp_path):
 def test_one_process_renders_a_folder_and_clears_what_a_killed_one_left(small, tmp_path, monkeypatch):
     left, made = tmp_path / ".one.17.tmp", []
     left.mkdir()
-    monkeypatch.setattr(dataset, "_write", lambda folder, *_: made.append(shutil.copytree(small, folder)))
+
+    def write(folder, *_):
+        made.append(shutil.copytree(small, tmp_path / "whole").rename(folder))
+
+    monkeypatch.setattr(dataset, "_write", write)
     with ThreadPoolExecutor(2) as pool, warnings.catch_warnings(record=True):
         wanted = [tmp_path / "one"] * 2
         assert list(pool.map(partial(write_dataset, preset="synthetic-v1", ids=6), wanted)) == wanted
