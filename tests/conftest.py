@@ -13,8 +13,11 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
+settings.register_profile("vireid", deadline=None)  # how long an example takes is no property
+settings.load_profile("vireid")
 torch.set_num_threads(int(os.environ.get("VIREID_TEST_THREADS", "2")))
 
 

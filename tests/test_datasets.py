@@ -263,7 +263,7 @@ def test_manifest_without_optional_columns(tmp_path):
     assert records.keypoints is None
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data(), n=st.integers(1, 30))
 def test_manifest_names_the_line_of_any_bad_row(tmp_path_factory, data, n):
     lines = [f"{k}.jpg,{k},1,visible" for k in range(n)]
@@ -510,7 +510,7 @@ def test_every_data_set_is_described(name):
     assert info.protocols
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(sizes=st.lists(st.integers(0, 4), min_size=4, max_size=4))
 def test_counts_agree_exactly_when_nothing_is_found(sizes):
     parts = [(split, modality) for split in ("train", "test") for modality in Modality]

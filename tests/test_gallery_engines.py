@@ -123,7 +123,7 @@ def test_equal_top_k_on_random_filters(engine):
 
     examples = 8 if engine.shared else 30  # a strongly consistent Milvus takes 0.2 s an answer
 
-    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples, suppress_health_check=list(HealthCheck))
     @given(where=FILTERS, k=st.integers(1, 40), seed=st.integers(0, 99), count=st.integers(1, 4))
     def check(where, k, seed, count):
         assert_same_answer(engine, reference, make_queries(seed, count).astype(np.float32), k, where)
@@ -168,7 +168,7 @@ def assert_same_rows(engine, reference, queries):
 CHANGES = st.lists(st.tuples(st.sampled_from(["add", "delete"]), st.integers(0, 30), st.integers(1, 9)), max_size=12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(changes=CHANGES)
 def test_columns_after_any_changes_are_those_of_a_fresh_build(changes):
     """Codes of texts that are gone are used again, and nothing of such a text is kept."""

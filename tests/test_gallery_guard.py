@@ -158,7 +158,7 @@ def make_log(gallery, count=4):
 CHANGES = ["edit", "remove", "swap", "rehash", "garble", "nan", "half", "deep"]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(row=st.integers(0, 4), change=st.sampled_from(CHANGES))
 def test_verify_names_the_first_broken_entry(lines, row, change):
     changed = list(lines)

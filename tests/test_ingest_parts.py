@@ -72,7 +72,7 @@ def crop(seconds, quality, modality=Modality.VISIBLE):
     return Crop(round(seconds * 10), seconds, (0, 0, 1, 1), np.zeros((1, 1, 3), np.uint8), quality, modality)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.floats(1, 4), min_size=2, max_size=40), st.integers(1, 8))
 def test_of_each_part_of_the_time_the_best_crop_is_kept(qualities, count):
     crops = [crop(float(second), quality) for second, quality in enumerate(qualities)]
@@ -86,7 +86,7 @@ def test_of_each_part_of_the_time_the_best_crop_is_kept(qualities, count):
         assert not part or max(reached) >= max(part)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.floats(1, 4), min_size=1, max_size=40), st.integers(1, 8))
 def test_thinning_bounds_the_pool_and_keeps_its_order(qualities, limit):
     crops = [crop(float(second), quality) for second, quality in enumerate(qualities)]

@@ -110,7 +110,7 @@ def test_copies_are_a_margin_unless_counts_are_normalised(copies, shift):
     )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 4), st.integers(2, 6), st.integers(1, 5), st.integers(0, 9), st.booleans())
 def test_both_layouts_equal_brute_force(snapshots, classes, rows, seed, circle):
     features, labels, memory = random_case(snapshots, classes, 7, rows, seed)

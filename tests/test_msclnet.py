@@ -133,7 +133,7 @@ def test_cascade_of_single_images():
 
 @pytest.mark.parametrize("inter", ["identities", "printed"])
 @pytest.mark.parametrize("normalized", [True, False])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     labels=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=12), seed=st.integers(0, 99)
 )
@@ -339,7 +339,7 @@ def test_pairs_by_hand():
     assert infrared.tolist() == [2, 2, 2, 1]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 1)), max_size=12))
 def test_pairs_join_identities_across_modalities(rows):
     pids, modality = torch.tensor(rows, dtype=torch.int64).view(-1, 2).T

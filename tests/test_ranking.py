@@ -141,7 +141,7 @@ def assert_matches_oracle(rank, distances, labels, hide, unit):
     assert result.num_valid_queries == valid
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(rankings(), st.sampled_from(HIDES), st.sampled_from(UNITS), st.booleans())
 def test_matrices_and_features_score_as_the_oracle(case, hide, unit, as_tensor):
     """Ties, junk, missing identities, one-image identities and queries that see nothing, all by chance."""
@@ -193,7 +193,7 @@ def test_monotone_maps_and_permutations_change_nothing(unit):
     np.testing.assert_array_equal(shuffled.rank, result.rank[order])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.sampled_from(HIDES))
 def test_bounds_and_the_two_cmc_units(seed, hide):
     distances, labels = random_case(seed)

@@ -44,7 +44,7 @@ def test_five_points_on_a_line():
     np.testing.assert_allclose(final, [[0.06442, 0.08379, 0.94793, 1]], atol=5e-6)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(st.data())
 def test_equals_the_dense_oracle_on_tied_points(data):
     """Integer points make every distance exact, so that ties and copies decide neighbourhoods."""

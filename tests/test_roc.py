@@ -34,7 +34,7 @@ def test_equal_error_rate(genuine, impostor, eer):
     assert verification_roc(genuine, impostor).eer == pytest.approx(eer)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(SCORES, SCORES, st.sampled_from([0, 0.01, 0.1, 0.29, 0.3, 0.5, 1]))
 def test_operating_points_are_the_best_that_counting_finds(genuine, impostor, rate):
     """Among all thresholds, the lowest that keeps the rate accepts the most genuine pairs."""

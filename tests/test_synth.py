@@ -53,7 +53,7 @@ radius = st.floats(0.1, 0.3)
 
 
 @given(point, point, radius, radius, st.floats(0.4, 1.0), point.filter(lambda v: np.linalg.norm(v) > 0.05))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_solid_is_the_union_of_its_balls(start, end, first, last, thickness, axis):
     """Depth of the closed form = nearest of 800 balls swept from start to end, squashed along the axis."""
     axis = np.array(axis) / np.linalg.norm(axis)

@@ -281,9 +281,7 @@ def test_schemathesis_finds_nothing(site):
 
     def attack(operation):
         @given(case=operation.as_strategy())
-        @settings(
-            max_examples=10, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
-        )
+        @settings(max_examples=10, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
         def send(case):
             excluded = [positive_data_acceptance] if operation.path in PICTURES else []
             case.call_and_validate(headers={"Authorization": f"Bearer {site.keys['ada']}"}, excluded_checks=excluded)
