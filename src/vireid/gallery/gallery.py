@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from vireid.data.images import Progress
     from vireid.embedder import Embedder
 
-_JPEG = b"\xff\xd8\xff"
-
 
 class Gallery(Catalogue):
     """A searchable gallery in a folder (SQLite) or in PostgreSQL. Safe for threads; several processes may share it.
@@ -227,8 +225,8 @@ class Gallery(Catalogue):
             UnderVerification: for another vector, picture or track for an item that people are verifying.
         """
         pictures = list(crops) if crops is not None else [None] * len(items)
-        blobs = store.to_blobs(_checked(vectors, len(items), self.settings.dim), self.settings.dtype)
-        _check_batch(items, pictures)
+        blobs = store.to_blobs(store.checked_vectors(vectors, len(items), self.settings.dim), self.settings.dtype)
+        store.check_batch(items, pictures)
         with self.database.write() as session:
             revision = db.bump(session)
             if items:
@@ -384,27 +382,3 @@ class Gallery(Catalogue):
         receipt = remove(self.database, self.audit, use, action, scope, *which)
         self._changed()
         return receipt
-
-
-def _checked(vectors: ArrayLike, count: int, dim: int) -> NDArray[np.float32]:
-    """Return vectors as (count, dim) float32 of norm 1."""
-    matrix = np.asarray(vectors, np.float32)
-    if matrix.shape != (count, dim) and count:
-        raise InputError(f"vectors of shape {matrix.shape} for {count} items: this gallery takes ({count}, {dim})")
-    matrix = matrix.reshape(count, dim)
-    far = ~(np.abs(np.linalg.norm(matrix, axis=1) - 1) <= 0.01)
-    if far.any():
-        raise InputError(f"vector {int(far.argmax())} of the batch is not of norm 1 or holds NaN: normalise embeddings")
-    return matrix
-
-
-def _check_batch(items: Sequence[NewItem], crops: Sequence[bytes | None]) -> None:
-    if len(crops) != len(items):
-        raise InputError(f"{len(crops)} crops for {len(items)} items: give one per item, None where there is none")
-    ids = set[str]()
-    for item, crop in zip(items, crops, strict=True):
-        if item.id in ids:
-            raise InputError(f"item {item.id!r} stands twice in one batch: ids are unique in a gallery")
-        if crop is not None and not crop.startswith(_JPEG):
-            raise InputError(f"the crop of item {item.id!r} is no JPEG file: encode it as one")
-        ids.add(item.id)

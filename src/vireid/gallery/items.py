@@ -31,6 +31,7 @@ Executor = Session | Connection
 
 _GIVEN = ("id", "camera", "modality", "time", "track", "box", "frame", "source", "person")
 _COLUMNS = (*_GIVEN, "added")
+_JPEG = b"\xff\xd8\xff"
 
 
 # built once: building a statement takes longer than running it
@@ -88,6 +89,39 @@ def conditions(where: Filter) -> list[ColumnElement[bool]]:
     if where.persons is not None:
         found.append(among(ItemRow.person, where.persons))
     return found
+
+
+def checked_vectors(vectors: ArrayLike, count: int, dim: int) -> NDArray[np.float32]:
+    """Return vectors as (count, dim) float32 of norm 1.
+
+    Raises:
+        InputError: for another shape or norm, or NaN.
+    """
+    matrix = np.asarray(vectors, np.float32)
+    if matrix.shape != (count, dim) and count:
+        raise InputError(f"vectors of shape {matrix.shape} for {count} items: this gallery takes ({count}, {dim})")
+    matrix = matrix.reshape(count, dim)
+    far = ~(np.abs(np.linalg.norm(matrix, axis=1) - 1) <= 0.01)
+    if far.any():
+        raise InputError(f"vector {int(far.argmax())} of the batch is not of norm 1 or holds NaN: normalise embeddings")
+    return matrix
+
+
+def check_batch(items: Sequence[NewItem], crops: Sequence[bytes | None]) -> None:
+    """Refuse a batch of items and their JPEG files, None where there is none, that cannot be stored together.
+
+    Raises:
+        InputError: for another number of crops, an id twice, or a crop that is no JPEG.
+    """
+    if len(crops) != len(items):
+        raise InputError(f"{len(crops)} crops for {len(items)} items: give one per item, None where there is none")
+    ids = set[str]()
+    for item, crop in zip(items, crops, strict=True):
+        if item.id in ids:
+            raise InputError(f"item {item.id!r} stands twice in one batch: ids are unique in a gallery")
+        if crop is not None and not crop.startswith(_JPEG):
+            raise InputError(f"the crop of item {item.id!r} is no JPEG file: encode it as one")
+        ids.add(item.id)
 
 
 def put_items(
