@@ -144,7 +144,8 @@ def main(
             crops = folder / "crops"
             crops.mkdir()
             write_images(crops, images)
-        print(f"{len(find_images([crops]))} crops, {bundle}, batches of {BATCH}")
+        count = len(find_images([crops]))
+        print(f"{count} crops, {bundle}, batches of {BATCH}")
         print(f"{'':14s}{'precision':12s}{'bare':>10s}{'embed':>10s}  embed/bare   rank-1 on {root.name}")
         for engine, precision, row in rows(bundle, records, crops, folder, seconds, compiled):
             figures.append({"engine": engine, "precision": precision, **row})
@@ -153,7 +154,7 @@ def main(
     if out is not None:
         text = {
             "command": sys.argv,
-            "crops": len(find_images([crops])),
+            "crops": count,
             "rows": figures,
             "environment": describe_environment(),
         }

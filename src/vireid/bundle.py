@@ -136,9 +136,7 @@ def load_bundle(path: Path, options: dict[str, Any] | None = None) -> tuple[Meth
     except (RuntimeError, TypeError, OverflowError) as error:  # sizes that no memory holds
         raise InputError(f"bundle {path} asks for a network that cannot be built ({error}): train it again") from error
     weights = load_file(find(path))
-    wanted, found = (
-        {n: (t.shape, t.is_floating_point()) for n, t in s.items()} for s in (method.state_dict(), weights)
-    )
+    wanted, found = _kinds(method.state_dict()), _kinds(weights)
     needed = {name: kind for name, kind in wanted.items() if not name.startswith(method.training_only())}
     misfits = sorted(name for name in needed | found if wanted.get(name) != found.get(name))
     if misfits:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeVar, get_args
 
@@ -65,9 +65,14 @@ def require_unset(options: Options, cause: str, *names: str) -> None:
     Raises:
         ValueError: naming them.
     """
-    fields = type(options).model_fields
-    if idle := [name for name in names if getattr(options, name) != fields[name].default]:
+    if idle := changed(options, names):
         raise ValueError(f"{', '.join(idle)} would do nothing with {cause}: leave it out")
+
+
+def changed(options: Options, names: Iterable[str]) -> list[str]:
+    """Return those of the fields named that differ from their default."""
+    fields = type(options).model_fields
+    return [name for name in names if getattr(options, name) != fields[name].default]
 
 
 def setting(flag: str, text: str, example: str) -> tuple[str, Any]:

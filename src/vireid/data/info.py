@@ -28,6 +28,7 @@ class DataSetInfo:
         protocols: names of the evaluation presets, the default first.
         counts: published counts of the table that `load(root, **check_options)` gives.
         cameras: every camera number; empty where any number may occur.
+        infrared: `nir` or `lwir`, unless an option `spectrum` says which.
         check_options: options under which `counts` holds.
         audit: checks of this data set alone.
     """
@@ -40,5 +41,6 @@ class DataSetInfo:
     protocols: tuple[str, ...]
     counts: tuple[Count, ...] = ()
     cameras: tuple[int, ...] = ()
+    infrared: str = "nir"
     check_options: tuple[tuple[str, Any], ...] = ()
     audit: Callable[[Records], Iterator[Finding]] = no_further_checks

@@ -144,5 +144,6 @@ INFO = DataSetInfo(
     protocols=("regdb-v2t", "regdb-t2v"),
     counts=tuple(Count(2060, 206, split, modality) for split in SPLITS for modality in Modality),
     cameras=(1, 2),
+    infrared="lwir",
     audit=audit,
 )

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vireid.data import find_dataset
 from vireid.data.images import Pixels, Progress, decode
 from vireid.data.synthetic import SPECTRA
 from vireid.embed import find_images
@@ -78,9 +79,8 @@ def evaluate_with_strangers(
 
 def infrared_spectra(data: str, options: Mapping[str, Any]) -> tuple[str, ...]:
     """Return which kinds of infrared, `nir` or `lwir`, a data set's images are, opened with some options."""
-    if data == "regdb":
-        return ("lwir",)
-    return tuple(kind for kind in SPECTRA[options.get("spectrum", "nir")] if kind != "visible")
+    kinds = SPECTRA[options.get("spectrum", find_dataset(data).infrared)]
+    return tuple(kind for kind in kinds if kind != "visible")
 
 
 def _origin(source: str, modality: Modality, infrared: Sequence[str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from vireid.errors import InputError
 from vireid.gallery import Use
 from vireid.gallery.types import Instant, Name
 from vireid.ingest.video import Video
-from vireid.options import Options, checked
+from vireid.options import Options, changed, checked
 from vireid.records import Modality
 
 
@@ -82,9 +82,7 @@ class Plan(Options):
         Raises:
             InputError: when one is set that is not used.
         """
-        fields = type(self).model_fields.items()
-        idle = [name for name, field in fields if name not in used and getattr(self, name) != field.default]
-        if idle:
+        if idle := changed(self, (name for name in type(self).model_fields if name not in used)):
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
             raise InputError(f"{flags} would do nothing for {kind}: leave it out")
 

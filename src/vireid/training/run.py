@@ -139,8 +139,6 @@ def _fit(
         if is_rank_zero() and checkpoint is None:
             write_text(run / "recipe.yaml", save_recipe(recipe))
             write_text(run / "environment.json", json.dumps(describe_environment(), indent=2) + "\n")
-        if is_rank_zero():
-            data.prepare_data()
         log = open_log(run, trained_epochs(checkpoint))
         trainer = _trainer(recipe, run, log, data.steps, bundles, precision, launch)
         try:
